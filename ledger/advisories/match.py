@@ -60,11 +60,12 @@ def _is_affected(versions: set[str], specifier: str) -> bool | None:
 def _is_among(stated: set[str], wanted: tuple[object, ...] | float) -> bool:
     if isinstance(wanted, tuple):
         return bool(stated & {plain_value(value) for value in wanted})
-    return any(_number(value) is None or (_number(value) or 0) > wanted for value in stated)
+    # What is no number, such as `nan`, clears no run.
+    return not all(_is_at_most(value, wanted) for value in stated)
 
 
-def _number(text: str) -> float | None:
+def _is_at_most(text: str, most: float) -> bool:
     try:
-        return float(text)
+        return float(text) <= most
     except ValueError:
-        return None
+        return False

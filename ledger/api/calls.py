@@ -101,7 +101,7 @@ async def _ask_all(asked: _Asked) -> Response:
 
 
 async def _start(asked: _Asked) -> Response:
-    return Json(await asked.served.services.runs.start(asked.caller, asked.run))
+    return await runs.start_run(asked.served, asked.caller, asked.run)
 
 
 async def _settle(asked: _Asked) -> Response:

@@ -60,6 +60,7 @@ from ledger.service.shapes.runs import (
 router = APIRouter(prefix="/v1/runs", route_class=Route, tags=["runs"])
 
 _KEY: Final = re.compile(r"[\x21-\x7e]{1,255}")
+_REPLAYED: Final = {"Idempotent-Replayed": "true"}
 _EXAMPLES: Final[dict[str, Any]] = {
     "mnist": {
         "summary": "60 epochs of DP-SGD on MNIST",
@@ -169,7 +170,7 @@ async def ask_for(
         raise IdempotencyKeyMissing(field="Idempotency-Key")
     answer = await served.services.runs.asking.ask(caller, Item(key, request, sent, size, text, kind))
     observe.decided(served.metrics, [answer])
-    headers = {"Idempotent-Replayed": "true"} if answer.is_replayed else {}
+    headers = _REPLAYED if answer.is_replayed else {}
     if isinstance(answer.decision, BudgetExceeded):
         return await aside(served, caller, partial(of_error, answer.decision, headers=headers), size=answer.size)
     shown = partial(Json, answer.decision, status_code=201, headers=headers)
@@ -268,7 +269,13 @@ def _result(answer: Answer | LedgerError) -> BatchResult:
 async def start(id: AnyId, caller: Requester, request: Request) -> Response:  # noqa: A002 (the contract's name)
     """Start the run: it may now touch the data. Not possible after `start_by`. A job may begin with its `receipt` until
     `begin_by`."""
-    return Json(await services(request).runs.start(caller, await _run(request, caller, id)))
+    return await start_run(served(request), caller, await _run(request, caller, id))
+
+
+async def start_run(served: Served, caller: Actor, run: UUID) -> Response:
+    """Return the answer to the start of a run, which shows whether it was started before."""
+    answer, is_replayed = await served.services.runs.start(caller, run)
+    return Json(answer, headers=_REPLAYED if is_replayed else {})
 
 
 @router.post("/{id}/settle", responses={200: {"model": RunMoved}, **_OVERRAN}, response_model=None)

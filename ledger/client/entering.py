@@ -16,16 +16,17 @@ from ledger.client import calls, counting, jobs, notebooks, pending
 from ledger.client.calls import Call
 from ledger.client.errors import BudgetExceeded, DryRun
 from ledger.client.files import Files, Record, open_files, open_record
-from ledger.client.flows import Flow, Pause, Server, answered, carry_out, log, read
+from ledger.client.flows import ATTEMPTS, Flow, Pause, Server, answered, carry_out, log, read
 from ledger.client.mechanisms import AnyMechanism, declared, lacks_size, planned_steps
 from ledger.client.runs import Run
 from ledger.client.sampling import POISSON
-from ledger.errors import InvalidRequest, LedgerError, NotFound, RunState
+from ledger.errors import InvalidRequest, LedgerError, NotFound, ProposalState, RunState
 
 WAIT_SECONDS_MAX: Final = 600.0
 """How long a process waits for the run that process 0 asks for."""
 ENDED_SECONDS_MAX: Final = 60.0
 """How long it waits for a new run if it found one that has ended."""
+REPLAYED: Final = "Idempotent-Replayed"
 GENERATIONS_MAX: Final = 1_000
 SLOTS_MAX: Final = 1_000
 
@@ -153,8 +154,8 @@ def enter(plan: Plan, server: Server) -> Flow[Entered]:
         return (yield from _begin(plan, server, files, key, asked, is_known=is_known))
     except BaseException as error:
         if key is not None:
-            # A refused run has ended, and so has one that can be started no more.
-            key.close(is_over=isinstance(error, BudgetExceeded | RunState))
+            # A refused run has ended, and so has one that can be started no more, or that no steward approved.
+            key.close(is_over=isinstance(error, BudgetExceeded | RunState | ProposalState))
         raise
 
 
@@ -180,7 +181,7 @@ def _found(plan: Plan, server: Server, key: _Key | None) -> Flow[tuple[dict[str,
             _write_key(key)
         response = yield from carry_out(ask, server)
         approved = read(response, server)
-        if "Idempotent-Replayed" not in response.headers:
+        if REPLAYED not in response.headers:
             return approved, False
         info = yield from answered(calls.run_info(approved["id"]), server)
         if key is None:
@@ -234,7 +235,14 @@ def _begin(
         if record is not None and not is_resumed and not record.is_known:
             # Before it can have executed any.
             record.begin({}, is_restart=False)
-        started = yield from _start(run_id, server, is_resumed=is_resumed)
+        started, is_first = yield from _start(run_id, server, is_resumed=is_resumed)
+        if not is_resumed and not is_first:
+            # A process with the same key, which this machine does not know, started it meanwhile.
+            is_resumed = True
+            if record is not None:
+                record.disown()
+            info = yield from answered(calls.run_info(run_id), server)
+            plan = _known(plan, record, files, info)
         run = _made(plan, asked, started, record, is_resumed=is_resumed)
         if is_resumed:
             yield from _announce(run, server, files)
@@ -322,9 +330,13 @@ def _known(plan: Plan, record: Record | None, files: Files | None, info: dict[st
     return plan
 
 
-def _start(run_id: str, server: Server, *, is_resumed: bool) -> Flow[dict[str, Any]]:
+def _start(run_id: str, server: Server, *, is_resumed: bool) -> Flow[tuple[dict[str, Any], bool]]:
+    """Start a run. Return the answer, and whether no other process started it before; if the call was sent again, that
+    is not known, and is assumed."""
     try:
-        started = yield from answered(calls.start(run_id), server)
+        response = yield from carry_out(calls.start(run_id), server)
+        started = read(response, server)
+        is_first = REPLAYED not in response.headers or response.extensions.get(ATTEMPTS, 1) > 1
         if (is_resumed and "begin_by" in started) or is_over(started):
             renewed = yield from answered(calls.receipt(run_id), server)
             started |= {name: renewed[name] for name in ("receipt", "begin_by")}
@@ -334,7 +346,7 @@ def _start(run_id: str, server: Server, *, is_resumed: bool) -> Flow[dict[str, A
             " --reason …"
         )
         raise
-    return started
+    return started, is_first
 
 
 def _made(
@@ -398,7 +410,7 @@ def _join(plan: Plan, server: Server, files: Files | None, world: jobs.World) ->
     """Wait until process 0 has started the run, and return it. Nothing is asked for here, and nothing settled."""
     info = yield from _awaited(plan, server, files, world)
     plan = replace(_with_declared(plan, info), restarts=plan.restarts)
-    started = yield from _start(str(info["id"]), server, is_resumed=True)
+    started, _ = yield from _start(str(info["id"]), server, is_resumed=True)
     return Entered(_made(plan, info, started, None, is_resumed=True, rank=world.rank))
 
 

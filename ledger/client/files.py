@@ -175,6 +175,11 @@ class Record:
         """Remove the file: the run has ended, or its steps cannot be written any more. Raises OSError."""
         self._files.remove(self._name)
 
+    def disown(self) -> None:
+        """Remove the file, because the run is also that of a process of which nothing is known here. Raises OSError."""
+        self.forget()
+        self.steps, self.ends, self.is_known = {}, [], False
+
     def close(self) -> None:
         """Let another process have the run."""
         if self._lock is not None:

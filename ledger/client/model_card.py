@@ -129,7 +129,8 @@ def _how(attestation: Attestation) -> Iterator[str]:
 
 
 def _value(value: Any) -> str:
-    return _shown(float(value)) if isinstance(value, Decimal | float) else str(value)
+    """Return a parameter as it was declared: rounded up, noise would look like more protection."""
+    return f"{float(value):.15g}" if isinstance(value, Decimal | float) else str(value)
 
 
 def _shown(value: float) -> str:

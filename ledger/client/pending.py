@@ -50,18 +50,21 @@ def send_kept(files: Files | None, server: Server, *, limit: int | None = AT_ONC
         kept = None if files is None else files.read(name)
         if files is None or kept is None or kept.get("url") != server.url:
             continue
+        if not (isinstance(kept.get("run"), str) and isinstance(kept.get("settlement"), str)):
+            log.warning("%s has no settlement of a run, and is left as it is.", files.folder / name)
+            continue
         if is_gone:
             waiting.append(kept["run"])
             continue
         try:
-            outcome = yield from _send(str(kept["run"]), str(kept["settlement"]).encode(), once)
+            outcome = yield from _send(kept["run"], kept["settlement"].encode(), once)
         except LedgerError as error:
             log.warning("The settlement of run %s still waits: %s", kept["run"], error)
             waiting.append(kept["run"])
             is_gone = error.code == "unreachable"
             continue
         files.remove(name)
-        log.warning("The settlement of run %s, which was kept on disk, is sent: %s", kept["run"], outcome)
+        log.warning("The settlement of run %s, which was kept on disk, was sent: %s", kept["run"], outcome)
         sent.append({"run": kept["run"], "outcome": outcome})
     return {"sent": sent, "waiting": waiting}
 
@@ -81,5 +84,8 @@ def _send(run: str, content: bytes, server: Server) -> Flow[str]:
     except RunState as error:
         if error.facts.get("state") not in ("settled", "voided"):
             raise
-        return f"it was {error.facts['state']} before"
+        return (
+            f"it was {error.facts['state']} before, with another number or for nothing, and this one is not charged. If"
+            f" it is the right one, tell a steward: {content.decode()}"
+        )
     return f"settled, charged mu {answer['charged']['mu']:.6g}"

@@ -100,14 +100,18 @@ class Run:
         if self._record is not None and self._record.is_known:
             before = self._record.steps
         if phases:
+            known = sum(before.get(name, 0) for name in phases)
+            # Of what is stated beyond the file, or was written under other names, only the sum is known: any part may
+            # have executed it.
+            more = max(sum(before.values()), self._steps_before or 0) - known
             return {
-                name: Part(name, most, most if self.is_unknown else before.get(name, 0))
+                name: Part(name, most, most if self.is_unknown else min(most, before.get(name, 0) + more))
                 for name, most in phases.items()
             }
         planned = 0 if self._planned is None else self._planned[1]
         done = self._steps_before
         if done is None:
-            done = planned if self.is_unknown else before.get("", 0)
+            done = planned if self.is_unknown else sum(before.values())
         is_free = self._allows_overrun or self._planned is None
         return {"": Part("", None if is_free else planned + self._again, done)}
 

@@ -386,8 +386,10 @@ def _costed(
 ) -> tuple[Amount, tuple[UUID, ...]]:
     """Return what a run costs by itself, and the datasets that it charges; if it was decided before, the cost of
     then."""
-    repeated = _repeats(result)
-    cost = ask.cost if repeated is None else answers.alone(answers.decisions_of(before[repeated])[0])
+    cost = ask.cost
+    # A key that was used for another request may stand for a run that waits, of which no decision is known.
+    if isinstance(result, Repeat):
+        cost = answers.alone(answers.decisions_of(before[result.run_id])[0])
     return cost, tuple([use.dataset_id for use in ask.uses])
 
 

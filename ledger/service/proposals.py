@@ -85,7 +85,7 @@ class Proposals:
         proposal, dataset = await asyncio.to_thread(self._open, actor, proposal_id)
         if proposal.kind == "run":
             await self._runs.asking.second(actor, proposal, reason=reason)
-            return await self._runs.show(actor, proposal.id)
+            return await self._runs.approved(actor, proposal.id)
         if proposal.run_id is not None:
             return await self._approve_on_run(actor, proposal, proposal.run_id, reason)
         return (await self._datasets.apply(proposed_command(proposal, actor, reason), dataset)).answer
@@ -112,13 +112,17 @@ class Proposals:
         return await asyncio.to_thread(self.show, actor, proposal_id)
 
     def _open(self, actor: Actor, proposal_id: UUID) -> tuple[Proposal, str]:
-        """Return an open proposal, and the name of its dataset. Raises NotFound and ProposalState."""
+        """Return an open proposal, and the name of its dataset. Raises NotFound, ProposalState, and Forbidden for a run
+        that waits for a dataset that the actor does not see."""
         with self._store.reading(actor.tenant_id) as reading:
             proposal, dataset = _find(reading, actor, proposal_id)
         if proposal.state != "open":
             raise ProposalState(
                 f"The proposal is {proposal.state}. To make the change, propose it again.", state=proposal.state
             )
+        hidden = [name for name in proposal.body["request"].get("waits_for", ()) if not actor.sees(name)]
+        if hidden:
+            raise Forbidden(f"The run waits for a steward of {', '.join(hidden)}, which your key does not see.")
         return proposal, dataset
 
 

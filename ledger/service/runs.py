@@ -106,12 +106,15 @@ class Runs:
 
     # --- what changes a run
 
-    async def start(self, actor: Actor, run_id: UUID) -> RunStarted:
-        """Start a run: it may now touch the data."""
+    async def start(self, actor: Actor, run_id: UUID) -> tuple[RunStarted, bool]:
+        """Start a run: it may now touch the data. Return the answer, and whether the run was started before."""
         _, decisions = await self._approved(actor, run_id)
-        entries = await self._entered(Start(actor, run_id, _charges(decisions), self._begin_within_us), decisions)
+        command = Start(actor, run_id, _charges(decisions), self._begin_within_us)
+        result = await self._history.explaining(actor, self._writer.decide(actor.tenant_id, command))
+        entries = await self._entries_of(command, result, decisions)
         receipt = await self._receipt(actor.tenant_id, decisions, entries)
-        return RunStarted(**endings.moved(decisions[0], entries), begin_by=begin_by(entries[0]), receipt=receipt)
+        moved = endings.moved(decisions[0], entries)
+        return RunStarted(**moved, begin_by=begin_by(entries[0]), receipt=receipt), isinstance(result, Repeat)
 
     async def settle(self, actor: Actor, run_id: UUID, *, request: SettleRequest, body: Mapping[str, Any]) -> RunMoved:
         """Settle a run for what it executed. Less than planned is returned only if that is sound. Raises Overrun for
@@ -265,6 +268,13 @@ class Runs:
         if seen is None and (shown := await asyncio.to_thread(self._waiting, actor, run_id)) is not None:
             return shown
         if seen is None or not _sees(actor, seen[0].entries, seen[0].run):
+            raise _no_run()
+        return run_details.for_actor(actor, seen[1])
+
+    async def approved(self, actor: Actor, run_id: UUID) -> RunInFull:
+        """Return a run that waited, to the steward who approved it just now, of whom it need not be."""
+        seen = await self._shown.ask(actor.tenant_id, run_id)
+        if seen is None:
             raise _no_run()
         return run_details.for_actor(actor, seen[1])
 

@@ -109,7 +109,7 @@ def in_full(reading: Reading, proposal: Proposal) -> RunInFull:
     state = state_of(proposal, now_us=now_us)
     answer = answered(reading, [proposal]).get(str(proposal.id))
     shown = proposal_shown(proposal, "", now_us=now_us, answered=answer)
-    return RunInFull(
+    whole = RunInFull(
         id=str(proposal.id),
         state="waiting" if state == "open" else "expired" if state == "expired" else "refused",
         decision="waiting" if state == "open" else "refused",
@@ -143,3 +143,8 @@ def in_full(reading: Reading, proposal: Proposal) -> RunInFull:
             )
         ],
     )
+    if "expected_batch" in facts:
+        whole["expected_batch"] = facts["expected_batch"]
+    if "warnings" in facts:
+        whole["warnings"] = facts["warnings"]
+    return whole

@@ -128,6 +128,15 @@ def test_what_is_not_recorded_clears_nothing(one: Advisory) -> None:
     assert recorded(run, known=LIBRARIES).libraries == {one.library: {"99.9"}}
 
 
+def test_a_text_that_is_no_number_clears_nothing() -> None:
+    """Goal: a limit on a number is not passed by what is no number. Method: such values of one option."""
+    one = next(one for one in advisories() if one.when.options.get("world_size") == 1)
+    for value, is_found in ((1, False), (2, True), ("nan", True), ("-nan", True), ("many", True), ("-inf", False)):
+        run = run_of(one)
+        run["settled"]["evidence"]["options"]["world_size"] = value
+        assert (found(one, run) is not None) == is_found, value
+
+
 @pytest.mark.parametrize(
     "evidence",
     [

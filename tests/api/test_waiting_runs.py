@@ -13,6 +13,8 @@ from ledger.core.decision.two_people import DAY_US
 from ledger.operate.check import check_journals
 from ledger.settings import Settings
 from ledger.store import Store, engine_for
+from ledger.verifier.verify import verify
+from tests.kit import independent_verifier
 from tests.kit.driver import Ledger
 from tests.kit.scene import REASON, ok
 
@@ -127,6 +129,10 @@ def test_a_batch_does_not_wait(waiting: tuple[Ledger, Ledger, Ledger]) -> None:
     run = waits(asker, "b")
     results = ok(asker.post("/v1/runs/batch", {"runs": runs, "atomic": False}))["results"]
     assert (results[1]["problem"]["code"], results[1]["problem"]["run"]) == ("run-waits", run)
+    for atomic in (True, False):  # its key, for another request
+        other = [{**runs[1], "mechanism": SMALL}]
+        (result,) = asker.post("/v1/runs/batch", {"runs": other, "atomic": atomic}).json()["results"]
+        assert (result["problem"]["code"], result["problem"]["run"]) == ("idempotency-key-reused", run)
 
 
 def test_a_limited_key_learns_nothing_of_a_run_that_waits(waiting: tuple[Ledger, Ledger, Ledger]) -> None:
@@ -144,6 +150,46 @@ def test_a_limited_key_learns_nothing_of_a_run_that_waits(waiting: tuple[Ledger,
     (change,) = [item for item in ok(admin.get("/v1/datasets/mnist/history"))["items"] if item["run"] == run]
     assert change["what"] == f"proposed: run {run}, which waits for a steward"
     assert all(item["run"] != run for item in ok(steward.get("/v1/datasets/mnist/history"))["items"])
+
+
+def test_a_journal_holds_with_a_run_that_waits_and_samples(ledger: Ledger, database: Settings) -> None:
+    """Goal: what a run records of its batches is in its proposal too, shown to the steward, and both verifiers know it.
+    Method: a run that lacks its size, with a warning; approved and refused; the check of the database, the export."""
+    ledger.register(budget={"epsilon": 3, "at_delta": 1e-5})
+    ok(ledger.put("/v1/datasets/mnist/fair-use", {"waits_above_percent": 1, **REASON}))
+    asker, steward = ledger.as_("requester"), ledger.as_("steward")
+    mechanism = {"type": "dpsgd", "noise_multiplier": 9, "sampling": "poisson", "batch_size": 9000, "epochs": 20}
+    approved, refused = waits(asker, "a", mechanism), waits(asker, "b", mechanism)
+    for run in (approved, refused):
+        shown = ok(steward.get(f"/v1/runs/{run}"))
+        assert shown["expected_batch"] == {"size": 9000, "units": 60_000}
+        assert "15 % of the units" in shown["warnings"][0]
+    done = ok(steward.post(f"/v1/proposals/{approved}/approve"))
+    assert done["expected_batch"] == {"size": 9000, "units": 60_000}
+    ok(steward.post(f"/v1/proposals/{refused}/refuse", REASON))
+    assert [result["error"] for result in check_journals(database)] == [None, None]
+    lines = ledger.get("/v1/datasets/mnist/export").text.splitlines()
+    assert verify(lines).journal.seq == independent_verifier.verify(lines)[0]
+
+
+def test_a_steward_of_some_datasets_approves_what_waits_for_these(ledger: Ledger) -> None:
+    """Goal: a key that is limited to datasets decides what waits for these, and learns the outcome; it decides nothing
+    for a dataset that it does not see. Method: a run on a derived dataset, which waits for its origin."""
+    ledger.register(costing="standalone")
+    ok(ledger.post("/v1/datasets", {"name": "view", "derived_from": [{"name": "mnist", "unit_preserving": True}]}))
+    ok(ledger.put("/v1/datasets/mnist/fair-use", {"waits_above_percent": 10, **REASON}))
+    asker = ledger.as_("requester")
+    run = asker.ask(LARGE, datasets=["view"], key="view").json()["run"]
+    of_view = ledger.as_("steward", datasets=["view"])
+    for call in ("approve", "refuse"):
+        answer = of_view.post(f"/v1/proposals/{run}/{call}", REASON)
+        assert (answer.json()["code"], "mnist" in answer.json()["detail"]) == ("forbidden", True)
+    assert ok(asker.get(f"/v1/runs/{run}"))["state"] == "waiting"
+    own = waits(asker, "own")
+    done = ok(ledger.as_("steward", datasets=["mnist"]).post(f"/v1/proposals/{own}/approve", REASON))
+    assert (done["id"], done["decision"]) == (own, "approved")
+    of_both = ledger.as_("steward", datasets=["mnist", "view"])
+    assert ok(of_both.post(f"/v1/proposals/{run}/approve", REASON))["decision"] == "approved"
 
 
 def test_a_residual_run_waits_by_what_it_costs_beside_what_is_left(ledger: Ledger) -> None:

@@ -228,6 +228,8 @@ def test_a_card_states_what_holds() -> None:
     assert "estimate, which is not a guarantee" in estimate
     assert "| no finite epsilon | |" in estimate
     assert "mu 0.1235, delta 0.5" in estimate
+    noise = {"type": "gaussian", "digest": "11" * 32, "parameters": {"noise_multiplier": 1.23411}}
+    assert "noise\\_multiplier 1.23411." in model_card(read(mechanism=noise))
     assert "guarantees" not in front_matter(estimate)["differential_privacy"]
 
 

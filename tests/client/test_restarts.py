@@ -6,20 +6,34 @@ import itertools
 import logging
 import os
 import threading
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from ledger import errors
-from ledger.client import DPSGD, BudgetExceeded, Gaussian, MatrixFactorization, PlanExceeded, Run, Unreachable
+from ledger.client import (
+    DPSGD,
+    BudgetExceeded,
+    Composed,
+    Gaussian,
+    Laplace,
+    MatrixFactorization,
+    PlanExceeded,
+    Run,
+    Unreachable,
+)
 from ledger.client import Ledger as Client
 from ledger.client.beats import Send
 from ledger.client.calls import Call
 from ledger.client.files import FILES_MAX, Files, open_record
-from tests.kit.clients import RELEASE, SGD, Faults, connect, died, kinds
+from tests.kit.clients import RELEASE, SGD, URL, Faults, connect, died, kinds
 from tests.kit.driver import Ledger
+from tests.kit.scene import REASON, ok
 
+TWO = Composed(parts=[Gaussian(noise_multiplier=20, count=30), Laplace(noise_multiplier=50, count=28)])
 STEPS = DPSGD(noise_multiplier=30, sample_rate=0.01, steps=87)
 SHUFFLED = DPSGD(noise_multiplier=30, sampling="shuffle", sample_rate=0.1, steps=87)
 TREE = MatrixFactorization(
@@ -105,6 +119,96 @@ def test_where_nothing_is_known_the_whole_plan_counts(
         run.step()
     assert run.settled is not None
     assert run.settled["overrun"]["steps"] == 1
+
+
+def test_steps_that_are_stated_of_a_composed_run_count_in_each_part(client: Client) -> None:
+    """Goal: where only their sum is known, no part has more steps left than it can have: with 20 of 30 and 28 stated,
+    10 and 8 are left. Method: another state directory; then a file that knows of fewer steps than are stated, and one
+    that was written under other names of the parts."""
+    arguments: dict[str, Any] = {"datasets": ["mnist"], "mechanism": TWO, "idempotency_key": "job"}
+    died(client.run(**arguments).__enter__())
+    os.environ["LEDGER_STATE_DIR"] += "-elsewhere"
+    run = client.run(**arguments, steps_done=20).__enter__()
+    assert run.phases == {"part 1": (20, 30), "part 2": (20, 28)}
+    assert len([*run.batches(range(58), phase="part 1")]) == 10
+    died(run)
+    again = client.run(**arguments, steps_done=55).__enter__()
+    assert again.phases == {"part 1": (30, 30), "part 2": (25, 28)}
+    died(again)
+    renamed = client.run(**arguments, phases=("a", "b")).__enter__()
+    assert renamed.phases == {"a": (30, 30), "b": (28, 28)}
+    died(renamed)
+
+
+def test_a_run_that_no_steward_approved_does_not_keep_the_job_from_asking_again(ledger: Ledger, client: Client) -> None:
+    """Goal: a job learns once that its run was not approved; the next time it asks for a new one. Method: refused."""
+    ok(ledger.put("/v1/datasets/mnist/fair-use", {"waits_above_percent": 1, **REASON}))
+    steward = ledger.as_("steward")
+    scope = partial(client.run, datasets=["mnist"], mechanism=RELEASE)
+    with pytest.raises(errors.RunWaits) as first:
+        scope().__enter__()
+    with pytest.raises(errors.RunWaits) as same:
+        scope().__enter__()
+    assert same.value.facts["run"] == first.value.facts["run"]
+    ok(steward.post(f"/v1/proposals/{first.value.facts['run']}/refuse", REASON))
+    with pytest.raises(errors.ProposalState):
+        scope().__enter__()
+    with pytest.raises(errors.RunWaits) as second:
+        scope().__enter__()
+    assert second.value.facts["run"] != first.value.facts["run"]
+    ok(steward.post(f"/v1/proposals/{second.value.facts['run']}/approve"))
+    with scope() as run:
+        assert run.id == second.value.facts["run"]
+
+
+def test_of_two_hosts_that_start_a_run_at_once_only_one_has_its_steps(ledger: Ledger, client: Client) -> None:
+    """Goal: where both found the run held, the one that did not start it counts the whole plan as executed, and so does
+    a restart there; a lost answer to one's own start changes nothing. Method: another host just before the start."""
+    arguments: dict[str, Any] = {"datasets": ["mnist"], "mechanism": STEPS, "idempotency_key": "job"}
+    here, elsewhere = os.environ["LEDGER_STATE_DIR"], os.environ["LEDGER_STATE_DIR"] + "-elsewhere"
+    first: list[Run] = []
+
+    class Meanwhile(Faults):
+        def before(self, request: httpx.Request) -> httpx.Response | str:
+            if request.url.path.endswith("/start") and not first:
+                os.environ["LEDGER_STATE_DIR"] = elsewhere
+                with connect(ledger, Faults(["pass", "lose"])) as other:
+                    first.append(other.run(**arguments).__enter__())
+                os.environ["LEDGER_STATE_DIR"] = here
+            return super().before(request)
+
+    with connect(ledger, Meanwhile()) as late:
+        second = late.run(**arguments).__enter__()
+    assert (first[0].id, first[0].is_resumed) == (second.id, False)
+    assert (second.is_resumed, second.is_unknown, second.steps) == (True, True, 87)
+    assert len([*first[0].batches(range(100))]) == 87
+    for run in (second, first[0]):
+        assert not [*run.batches(range(100))]
+    died(second)
+    again = client.run(**arguments).__enter__()
+    assert not [*again.batches(range(100))]
+    died(again)
+    died(first[0])
+
+
+def test_a_settlement_that_comes_too_late_is_reported(
+    ledger: Ledger, client: Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Goal: what a job executed is not lost in silence if a steward voided its run before the kept settlement was sent;
+    a file with no settlement stops nothing. Method: no answer at the end of the run, then voided, then another run."""
+    faults = Faults()
+    with connect(ledger, faults) as cut, cut.run(datasets=["mnist"], mechanism=STEPS) as run:
+        run.step(80)
+        faults.script[:] = ["refuse"] * 20
+    assert run.is_pending
+    ok(ledger.as_("steward").post(f"/v1/runs/{run.id}/void", REASON))
+    files().write("pending/other.json", {"url": URL})
+    with client.run(datasets=["mnist"], mechanism=STEPS):
+        pass
+    (said,) = [message for message in caplog.messages if "was sent" in message]
+    assert "it was voided before" in said
+    assert '"steps":80' in said.replace(" ", "")
+    assert [*files().names("pending")] == ["pending/other.json"]
 
 
 def test_a_file_that_another_place_overtook_is_not_believed(client: Client) -> None:

@@ -83,7 +83,7 @@ PROPOSES = {
     "project": ("project budget limit limit_before", "reason"),
     "fair-use": ("fair_use reason", ""),
     "correction": ("request report reason", ""),
-    "run": ("waits_for " + COSTED, "project segments delta"),
+    "run": ("waits_for " + COSTED, "project segments delta expected_batch warnings"),
 }
 SECONDED = ("id by at", "reason")
 SECONDED_RUN = ("id by at approved_by", "reason")

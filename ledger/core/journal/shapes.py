@@ -139,7 +139,7 @@ _PROPOSES: Final[Mapping[str, Shape]] = {
     "project": _shape("project budget limit limit_before", "reason"),
     "fair-use": _shape("fair_use reason"),
     "correction": _shape("request report reason"),
-    "run": _shape(f"{_COSTED} waits_for", "project segments delta"),
+    "run": _shape(f"{_COSTED} waits_for", "project segments delta expected_batch warnings"),
 }
 _SECONDED: Final = _shape("id by at", "reason")
 _SECONDED_RUN: Final = _shape("id by at approved_by", "reason")
