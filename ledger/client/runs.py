@@ -301,7 +301,7 @@ class Run:
     @property
     def known_steps(self) -> int:
         """Return the same number without the steps that count only because nothing is known of them."""
-        return self._steps_here if self.is_unknown else self.steps
+        return self.steps_here if self.is_unknown else self.steps
 
     @property
     def phases(self) -> dict[str, tuple[int, int | None]]:
@@ -309,7 +309,8 @@ class Run:
         return {name: (part.done, part.most) for name, part in self._parts.items() if name}
 
     @property
-    def _steps_here(self) -> int:
+    def steps_here(self) -> int:
+        """Return the number of steps that this process counted."""
         return sum(part.here for part in self._parts.values())
 
     @property
@@ -335,7 +336,7 @@ class Run:
     def is_short(self) -> bool:
         """Return whether fewer steps were counted than count as the whole plan."""
         fewest = self._planned_most if self._planned is None else self._planned[0]
-        return self._steps_here > 0 and self._progress < fewest
+        return self.steps_here > 0 and self._progress < fewest
 
     # --- settling
 
@@ -355,7 +356,7 @@ class Run:
         beside |= self._stated_restarts()
         in_full = {"stop": "data_dependent", **beside} if is_failure else beside
         steps, planned = self.steps, self._planned[1]
-        if self._steps_here == 0 and steps <= planned:
+        if self.steps_here == 0 and steps <= planned:
             return in_full
         if is_failure and self._progress < planned and not self._is_under_way:
             steps += 1

@@ -144,6 +144,11 @@ class RunScope(_Scope):
         self._over()
         self._drive(leave(self._entry, error, self._server))
 
+    def let_go(self) -> None:
+        """Leave the run to a later process, and settle nothing: for code that executed nothing of it."""
+        self._over()
+        self._entry.close(is_over=False)
+
 
 class AsyncRunScope(_Scope):
     """The asynchronous context manager that `AsyncLedger.run` returns."""
