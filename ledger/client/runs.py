@@ -19,6 +19,14 @@ from ledger.errors import InvalidRequest
 
 RESTARTS_MAX: Final = 1_000
 T = TypeVar("T")
+_IF_SHORTER: Final = (
+    "If a run may stop early, declare segments before the start, to be charged for those that were begun:"
+    " ledger.run(…, segments=4)."
+)
+_IF_PARTS_ARE_SHORTER: Final = (
+    "A part that was not begun is not given back: the parts were proved together. If you may stop between them, ask for"
+    " a run for each part; each then costs what it does by itself."
+)
 _UNKNOWN: Final[Mapping[str, Any]] = MappingProxyType({})
 
 
@@ -39,7 +47,8 @@ class Run:
     data, unless it was charged for. models: the digests of what `produced` was given, which are settled with the run.
     segments, segment_steps: how many segments were declared, and the steps of each. rank: which of the processes that
     train together this is; only 0 settles the run. is_pending: it is over, and its settlement waits on disk.
-    at_end: functions to call with this run after it is left; what they raise is logged.
+    at_end: functions to call with this run after it is left; what they raise is logged. if_shorter: what a user is told
+    to do if the run stopped early and is charged in full.
     """
 
     def __init__(
@@ -79,6 +88,7 @@ class Run:
         self.segments, self.rank = segments, rank
         self.models: list[dict[str, Any]] = []
         self.at_end: list[Callable[[Run], object]] = []
+        self.if_shorter = _IF_PARTS_ARE_SHORTER if phases else _IF_SHORTER
         self._planned = planned
         self._steps_before = steps_done
         self._restarts = restarts
@@ -201,6 +211,8 @@ class Run:
             text += (
                 f" Earlier processes executed up to {part.before:,} of these steps. To train again, ask for a new run."
             )
+        elif part.name:
+            text += " End the loop there, or ask for a run for each part: a composed one is charged for its plan only."
         else:
             text += " End the loop there, or begin the run with allow_overrun=True to be charged for more."
         return PlanExceeded(text, step=step, planned=planned)

@@ -173,6 +173,14 @@ def test_a_ledger_that_is_gone_at_the_end(ledger: Ledger, caplog: pytest.LogCapt
         assert (settled["steps"], settled["evidence"]["opacus"]["steps"]) == (4, 4)
 
 
+def test_a_shorter_training_says_what_can_be_done(opacus_client: Client, caplog: pytest.LogCaptureFixture) -> None:
+    """Goal: one that stops early is charged in full, with a way out that `attach` has: it takes no segments."""
+    trained(opacus_client)
+    assert "stopped after 2 of 6 steps and is charged in full" in caplog.text
+    assert "attach one for each part of it" in caplog.text
+    assert "segments" not in caplog.text
+
+
 def test_offline_and_unreachable_starts_fail_soon(
     ledger: Ledger, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, executed: Executed
 ) -> None:
@@ -215,7 +223,8 @@ def test_shuffled_epochs_that_go_on(opacus_client: Client) -> None:
         made.step(next(batches))
     died(made.training.run)
     atexit.unregister(made.training._end)
-    for unstated in ([], None):
+    statements: tuple[Any, ...] = ([], None)
+    for unstated in statements:
         with pytest.raises(NotCovered, match=r"'from_step': 7, 'to_step': 8, 'new_batches': True"):
             make(opacus_client, **plan, steps_done=8, restarts=unstated)
     assert opacus_client.run_info(made.training.run.id)["state"] == "started"

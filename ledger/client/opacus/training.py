@@ -27,6 +27,10 @@ log = logging.getLogger("ledger.client.opacus")
 
 SLACK = Decimal("1e-9")
 """The share by which a scheduled noise multiplier is rounded down: schedulers multiply floats, step by step."""
+IF_SHORTER = (
+    "If a training may stop early, attach one for each part of it, with its own PrivacyEngine and epochs or steps: what"
+    " was not asked for is not charged."
+)
 REFUSED_OPTIONS = frozenset({"mechanism", "datasets", "allow_overrun", "segments"})
 
 
@@ -213,7 +217,7 @@ class Training:
             raise
         self._run, self._scope, self._watch = run, scope, watch
         self._close = ledger.close if self._ledger is None else lambda: None
-        run.evidence["opacus"] = facts
+        run.evidence["opacus"], run.if_shorter = facts, IF_SHORTER
         atexit.register(self._end)
         return made
 
