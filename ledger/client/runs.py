@@ -47,8 +47,8 @@ class Run:
     data, unless it was charged for. models: the digests of what `produced` was given, which are settled with the run.
     segments, segment_steps: how many segments were declared, and the steps of each. rank: which of the processes that
     train together this is; only 0 settles the run. is_pending: it is over, and its settlement waits on disk.
-    at_end: functions to call with this run after it is left; what they raise is logged. if_shorter: what a user is told
-    to do if the run stopped early and is charged in full.
+    at_end: functions to call with this run after it is left; what they raise is logged. if_shorter: what is logged as a
+    way out if the run stopped early and is charged in full.
     """
 
     def __init__(
