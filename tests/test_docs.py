@@ -37,7 +37,7 @@ WITH_EXAMPLES = [
 ]
 """The pages whose examples are executed: the tutorial in its order, then the others, on one ledger."""
 NOT_TYPED = ("export ", "source ")
-README_LINES_MAX = 120
+README_LINES_MAX = 135
 
 
 class Reader:
@@ -193,7 +193,7 @@ def test_figures_are_those_of_the_accountant() -> None:
     table = budgets.table()
     assert table in (DOCS / "how-to" / "choose-a-budget.md").read_text()
     of_epsilon = {cells[1].strip(): cells[2].strip() for line in table.splitlines() if (cells := line.split("|"))}
-    heads, _, row = (line for line in (DOCS / "explanation" / "mu.md").read_text().splitlines() if line[:1] == "|")
+    heads, _, row, *_ = (line for line in (DOCS / "explanation" / "mu.md").read_text().splitlines() if line[:1] == "|")
     for epsilon, mu in zip(heads.split("|")[2:-1], row.split("|")[2:-1], strict=True):
         assert of_epsilon[epsilon.strip()] == mu.strip()
 

@@ -21,7 +21,14 @@ CONTRACTS = ROOT / ".importlinter"
 ONLY_IN: dict[str, set[str]] = {
     "cachetools": {
         *("access", "accounting.display", "alerting.turns", "api"),
-        *("service.asking", "service.catalogue", "service.curves", "service.flights", "signer.heads"),
+        *(
+            "service.asking",
+            "service.catalogue",
+            "service.curves",
+            "service.epsilons",
+            "service.flights",
+            "signer.heads",
+        ),
     },
     "fastapi": {"api"},
     "fastapi_offline": {"api"},

@@ -126,8 +126,9 @@ class Epsilon(NamedTuple):
 
 def epsilon_shown(budget: dict[str, Any], limit: Amount) -> Epsilon:
     """Return the epsilon of a budget at its own delta or, if it is of mu, that of its limit at the first delta at which
-    it is shown, rounded up."""
-    at_delta = report_deltas(budget)[0]
+    it is shown that is above the budget's own, rounded up."""
     if "epsilon" in budget:
-        return Epsilon(float(budget["epsilon"]), at_delta)
+        return Epsilon(float(budget["epsilon"]), report_deltas(budget)[0])
+    own = float(budget.get("delta") or 0)
+    at_delta = next((delta for delta in report_deltas(budget) if delta > own), min(10 * own, float(AT_DELTA_MAX)))
     return Epsilon(disclosure.epsilons([limit], at_delta=at_delta)[0], at_delta)

@@ -23,6 +23,8 @@ _NAIVE_EPOCH: Final = datetime(1970, 1, 1)  # noqa: DTZ001 (UTC, whose offset `t
 
 PERCENT_DIGITS: Final = 4
 """The significant digits of a percent."""
+_TIMES_MAX: Final = 10**298
+"""A percent of more than this many times the whole has no value, because it may be larger than any double."""
 _USUAL: Final = 0.01
 _PLACES: Final = ((0.1, 5), (1, 4), (10, 3), (100, 2), (1000, 1))
 """The places after the point of percents from _USUAL on, up to each of these."""
@@ -111,12 +113,13 @@ ZERO = Amount(0, 0)
 
 
 def percent_of(part: int, whole: int, *, up: bool) -> float | None:
-    """Return which percent of a limit an amount is, with PERCENT_DIGITS digits; None of a limit of zero.
+    """Return which percent of a limit an amount is, with PERCENT_DIGITS digits; None of a limit of zero, and beyond
+    10^300.
 
     up: rounded up, for what was spent or is asked for; otherwise down, for what is left. Percents are of mu² or of
     delta in nats, which add up.
     """
-    if whole <= 0:
+    if whole <= 0 or abs(part) >= whole * _TIMES_MAX:
         return None
     if part == 0:
         return 0.0

@@ -122,7 +122,8 @@ def test_the_guarantee_is_of_the_run_alone(ledger: Ledger) -> None:
 
 def test_an_infinite_epsilon_is_left_out(ledger: Ledger) -> None:
     """Goal: at a delta that the run's own exceeds there is no epsilon, and no number stands for it."""
-    ledger.register(budget={"mu": 1, "delta": 0.1})
+    ledger.register(budget={"mu": 1, "delta": 1e-6})
+    assert ledger.put("/v1/datasets/mnist/budget", {"budget": {"mu": 1, "delta": 1e-5}, "reason": "r"}).is_success
     mechanism = {"type": "approximate_dp", "epsilon": 0.1, "delta": 5e-6, "count": 1}
     run = started(ledger, "mnist", key="one", mechanism=mechanism)
     ok(ledger.post(f"/v1/runs/{run}/settle", {"models": MODELS}))

@@ -16,6 +16,7 @@ CALLS = (calls._ASK, calls._BATCH, *calls._MOVES.values(), calls._RUN_SHOWN, cal
 SLOWLY = {"Content-Type": "application/json; charset=utf-8"}
 """A header that leaves a request to the framework."""
 VARIES = frozenset({"id", "run", "receipt", "at", "start_by", "begin_by", "settle_by", "datasets", "seq", "created_at"})
+VARIES |= {"runs_left"}  # each way asks for a run of its own
 
 
 class Ways:

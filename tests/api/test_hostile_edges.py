@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from ledger.core.datasets import Adjacency, Bound
-from tests.kit.driver import MNIST
+from tests.kit.driver import MNIST, WEAK
 from tests.kit.hostile import MECHANISMS, SEED, Call, Target, problem_of
 
 NINES = "0." + "9" * 60
@@ -106,7 +106,7 @@ def test_extreme_budgets(target: Target, bound: Bound) -> None:
         for values in itertools.product(*form.values()):
             budget = ", ".join(f'"{name}": {value}' for name, value in zip(form, values, strict=True))
             number += 1
-            body = json.dumps({**MNIST, "name": f"edge-{number}", "bound": bound, "budget": 0})
+            body = json.dumps({**MNIST, **WEAK, "name": f"edge-{number}", "bound": bound, "budget": 0})
             body = body.replace('"budget": 0', f'"budget": {{{budget}}}')
             answer = target.send(Call("POST", "/v1/datasets", {}), body.encode())
             if answer.status_code == 201:

@@ -123,12 +123,18 @@ def _proposal_state(ledger: Ledger, name: str) -> Any:
     return second.post(path, {"reason": "no"})
 
 
+def _run_waits(ledger: Ledger, name: str) -> Any:
+    ledger.put(f"/v1/datasets/{name}/fair-use", {"waits_above_percent": 1, "reason": "r"})
+    return ledger.ask(datasets=[name])
+
+
 PRODUCED: dict[str, Callable[[Ledger, str], Any]] = {
     "unauthenticated": lambda ledger, _name: ledger.client.get("/v1/datasets"),
     "forbidden": lambda ledger, _name: ledger.as_("auditor").post("/v1/datasets", {**MNIST, "name": "x"}),
     "not-found": lambda ledger, _name: ledger.get("/v1/datasets/nothing"),
     "method-not-allowed": lambda ledger, name: ledger.delete(f"/v1/datasets/{name}"),
     "budget-exceeded": _budget_exceeded,
+    "run-waits": _run_waits,
     "budget-below-spent": _budget_below_spent,
     "dataset-frozen": _dataset_frozen,
     "run-state": _run_state,

@@ -68,6 +68,7 @@ BEYOND_A_SCHEMA = {
     "PUT /v1/datasets/{name}/fair-use": "a budget is neither too large nor nothing",
     "POST /v1/evaluate": "a number has at most 60 digits; what is composed is not too deep",
     "POST /v1/plan": "datasets share no root; what is solved for is a field of the mechanism",
+    "POST /v1/plan/runs": "datasets share no root; a mechanism has the fields that go together",
     "POST /v1/runs": "datasets share no root; a duration is at most 366 days",
     "POST /v1/runs/batch": "a text has no NUL; a key stands once",
     "POST /v1/runs/{id}/settle": "steps are those of a mechanism that has some, written as an integer",

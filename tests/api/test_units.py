@@ -45,6 +45,8 @@ def test_percents_never_flatter(tries: Callable[[int, int], int]) -> None:
         assert len(Decimal(repr(above)).normalize().as_tuple().digits) <= 5
     assert percent_of(0, 7, up=True) == 0
     assert percent_of(5, 0, up=True) is None
+    assert percent_of(10**298 - 1, 1, up=True) == 1e300
+    assert percent_of(10**400, 3, up=True) is None
 
 
 def test_equal_runs_are_counted_as_they_are_approved(tries: Callable[[int, int], int]) -> None:

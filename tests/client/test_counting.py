@@ -212,7 +212,10 @@ def test_a_dry_run_approves_nothing(ledger: Ledger, client: Client) -> None:
     """Goal: what it would cost and what would fit, and the body is never entered."""
     for mechanism, said in (
         (SGD, "It fits now. If it may stop early: with segments=4"),
-        (Gaussian(noise_multiplier=0.5), "This would fit: noise_multiplier=1.0."),
+        (
+            Gaussian(noise_multiplier=0.5),
+            "(it needs mu 2, and 1 of 1 is left). By itself it has epsilon 10",
+        ),
     ):
         with pytest.raises(DryRun, match="A dry run: nothing was approved, so do not train") as caught:
             client.run(datasets=["mnist"], mechanism=mechanism, dry_run=True).__enter__()

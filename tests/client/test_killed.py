@@ -161,14 +161,16 @@ def test_processes_that_train_together_ask_once(line: Line, key: str, tmp_path: 
     """Goal: under torchrun one process asks and settles, and the others train under its run. Method: three processes,
     the first of them last."""
     world = {"WORLD_SIZE": "3", "LOCAL_WORLD_SIZE": "3", "MASTER_PORT": "29500", "TORCHELASTIC_RUN_ID": "none"}
-    ranks = [started(TOGETHER, line, key, str(tmp_path), RANK=str(rank), **world) for rank in (2, 1, 0)]
+    waiting = [started(TOGETHER, line, key, str(tmp_path), RANK=str(rank), **world) for rank in (2, 1)]
+    assert waiting[0].stderr is not None
+    assert "Process 2 of 3 waits until process 0 has started the run." in waiting[0].stderr.readline()
+    ranks = [*waiting, started(TOGETHER, line, key, str(tmp_path), RANK="0", **world)]
     said = [process.communicate(timeout=60) for process in ranks]
     assert [process.returncode for process in ranks] == [0, 0, 0], said
     with Client(line.url, key) as client:
         (run,) = client.runs()
         assert (run["state"], run["settled"]["steps"]) == ("settled", 3)
     assert [out.split() for out, _ in said] == [[run["id"], "False"], [run["id"], "False"], [run["id"], "True"]]
-    assert "Process 2 of 3 waits until process 0 has started the run." in said[0][1]
 
 
 def test_the_client_is_small_and_quick(tmp_path: Path) -> None:

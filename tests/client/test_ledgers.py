@@ -201,6 +201,7 @@ def test_it_needs_httpx_and_nothing_else(tmp_path: Path) -> None:
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.splitlines() == [
         "['ledger']",
-        "['ledger', 'ledger.addresses', 'ledger.canonical', 'ledger.deferred', 'ledger.errors', 'ledger.web']",
+        "['ledger', 'ledger.addresses', 'ledger.canonical', 'ledger.deferred', 'ledger.errors',"
+        " 'ledger.limits_in_words', 'ledger.web']",
         "<Ledger at http://127.0.0.1:8000>",
     ]

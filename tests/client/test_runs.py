@@ -454,7 +454,7 @@ def test_a_run_over_partitions_and_what_is_derived(ledger: Ledger, client: Clien
     with pytest.raises(BudgetExceeded) as caught:
         client.ask(datasets=[use], mechanism=Gaussian(noise_multiplier=4), project="ranking")
     assert [(item["partition"], item["project"]) for item in caught.value.datasets] == [("2026-11", "ranking")]
-    assert "clicks (partition 2026-11, project ranking)" in str(caught.value)
+    assert "the share of project ranking in clicks, partition 2026-11" in str(caught.value)
     assert [run["project"] for run in client.runs(project="ranking")] == ["ranking"] * 2
 
 

@@ -52,7 +52,8 @@ def test_only_what_is_known_is_logged(client: Client) -> None:
 
 def test_infinity_is_left_out(ledger: Ledger) -> None:
     """Goal: an epsilon that is infinite at a delta of the budget is not logged, at the others it is."""
-    ledger.register(budget={"mu": 1, "delta": 0.1})
+    ledger.register(budget={"mu": 1, "delta": 1e-6})
+    assert ledger.put("/v1/datasets/mnist/budget", {"budget": {"mu": 1, "delta": 9e-6}, "reason": "r"}).is_success
     mechanism = ApproximateDP(epsilon=0.1, delta=5e-6)
     with connect(ledger) as client:
         with client.run(datasets=["mnist"], mechanism=mechanism) as run:

@@ -12,7 +12,7 @@ import pytest
 from ledger.client import OtherDataset, Receipt, verify_receipt
 from ledger.client.receipts import _partitions
 from ledger.signer.receipts import compact
-from tests.kit.driver import RELEASE, Ledger
+from tests.kit.driver import RELEASE, WEAK, Ledger
 from tests.kit.scene import ok
 from tests.signer.test_receipts import entries_of, keys_of, read
 
@@ -83,7 +83,7 @@ def desk(ledger: Ledger) -> Ledger:
         derived_from = [{"name": parent, "unit_preserving": True} for parent in parents]
         ok(
             ledger.post(
-                "/v1/datasets", {"name": name, "derived_from": derived_from, **({"budget": own} if own else {})}
+                "/v1/datasets", {"name": name, "derived_from": derived_from, **({"budget": own, **WEAK} if own else {})}
             )
         )
     return ledger

@@ -9,7 +9,7 @@ from dataclasses import replace
 from fractions import Fraction
 from typing import Annotated, Final, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator
 from pydantic_core import PydanticCustomError
 
 from ledger.accounting import levels, pairs
@@ -34,9 +34,10 @@ class Composed(BaseMechanism):
     type: Literal["composed"]
     parts: Annotated[list[Simple], Field(min_length=1, max_length=PARTS_MAX)]
 
-    @model_validator(mode="after")
-    def _bounded(self) -> Composed:
-        others = sum(not (isinstance(part, DpSgd) and part.batches.are_estimated) for part in self.parts)
+    @field_validator("parts")
+    @classmethod
+    def _bounded(cls, parts: list[Simple]) -> list[Simple]:
+        others = sum(not (isinstance(part, DpSgd) and part.batches.are_estimated) for part in parts)
         if others > OTHERS_MAX:
             raise PydanticCustomError(
                 "form",
@@ -44,7 +45,7 @@ class Composed(BaseMechanism):
                 "parts as one with more steps or a larger count, or request several runs",
                 {"others": others, "most": OTHERS_MAX},
             )
-        return self
+        return parts
 
     def cost(self, terms: Terms, *, path: str) -> Cost:
         sampled, others = self._by_kind(terms, path)

@@ -449,7 +449,8 @@ def evaluated(answer: Evaluated, declared: Mapping[str, Any] | None = None) -> N
     """Print the cost of a mechanism. declared: the mechanism."""
     grid = new_grid()
     for epsilon in answer["epsilon"]:
-        grid.add_row(f"epsilon at {number(epsilon['delta'])}", up(epsilon["value"]))
+        why = epsilon.get("why")
+        grid.add_row(f"epsilon at {number(epsilon['delta'])}", up(epsilon["value"]) if why is None else f"none: {why}")
     grid.add_row("mu", str(answer["cost"]["mu"]))
     grid.add_row("delta", str(answer["cost"]["delta"]))
     grid.add_row("bound", "clt: an estimate, not a guarantee" if answer["is_estimate"] else "certified")
