@@ -96,10 +96,11 @@ def test_the_pages_print_what_they_show(reader: Reader) -> None:
     assert sum(compared.values()) > 50
 
 
+@pytest.mark.timeout(60)
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
 def test_the_quickstart_with_opacus_prints_what_it_shows(reader: Reader) -> None:
     """Goal: whoever trains with Opacus gets from a plain script to a refusal as written. Method: every example of the
-    page, with real training, on a real server of its own."""
+    page, with real training, on a real server of its own, in less than a minute."""
     for name in ("torch", "opacus", "sklearn"):
         pytest.importorskip(name, reason=f"{name} is not installed: see `make test` about requirements-training.lock")
     assert reader.follow(WITH_OPACUS) == 5

@@ -132,6 +132,10 @@ class Ledger(Methods[dict[str, Any], Iterator[dict[str, Any]], None, RunScope, i
             if page["next"] is None:
                 return
 
+    def _answer_soon(self, call: Call) -> dict[str, Any]:
+        """Send a call of a job that waits: each wait is logged, and a ledger that does not answer is given up soon."""
+        return self._drive(answered(call, self._server.in_a_hurry()))
+
     def _scope(self, plan: Plan) -> RunScope:
         return RunScope(self._drive, plan, self._server, self._beat)
 

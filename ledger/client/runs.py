@@ -19,6 +19,14 @@ from ledger.errors import InvalidRequest
 
 RESTARTS_MAX: Final = 1_000
 T = TypeVar("T")
+_IF_SHORTER: Final = (
+    "If a run may stop early, declare segments before the start, to be charged for those that were begun:"
+    " ledger.run(…, segments=4)."
+)
+_IF_PARTS_ARE_SHORTER: Final = (
+    "A part that was not begun is not given back: the parts were proved together. If you may stop between them, ask for"
+    " a run for each part; each then costs what it does by itself."
+)
 _UNKNOWN: Final[Mapping[str, Any]] = MappingProxyType({})
 
 
@@ -39,7 +47,8 @@ class Run:
     data, unless it was charged for. models: the digests of what `produced` was given, which are settled with the run.
     segments, segment_steps: how many segments were declared, and the steps of each. rank: which of the processes that
     train together this is; only 0 settles the run. is_pending: it is over, and its settlement waits on disk.
-    at_end: functions to call with this run after it is left; what they raise is logged.
+    at_end: functions to call with this run after it is left; what they raise is logged. if_shorter: what is logged as a
+    way out if the run stopped early and is charged in full.
     """
 
     def __init__(
@@ -79,6 +88,7 @@ class Run:
         self.segments, self.rank = segments, rank
         self.models: list[dict[str, Any]] = []
         self.at_end: list[Callable[[Run], object]] = []
+        self.if_shorter = _IF_PARTS_ARE_SHORTER if phases else _IF_SHORTER
         self._planned = planned
         self._steps_before = steps_done
         self._restarts = restarts
@@ -205,6 +215,8 @@ class Run:
             text += (
                 f" Earlier processes executed up to {part.before:,} of these steps. To train again, ask for a new run."
             )
+        elif part.name:
+            text += " End the loop there, or ask for a run for each part: a composed one is charged for its plan only."
         else:
             text += " End the loop there, or begin the run with allow_overrun=True to be charged for more."
         return PlanExceeded(text, step=step, planned=planned)
@@ -305,7 +317,7 @@ class Run:
     @property
     def known_steps(self) -> int:
         """Return the same number without the steps that count only because nothing is known of them."""
-        return self._steps_here if self.is_unknown else self.steps
+        return self.steps_here if self.is_unknown else self.steps
 
     @property
     def phases(self) -> dict[str, tuple[int, int | None]]:
@@ -313,7 +325,8 @@ class Run:
         return {name: (part.done, part.most) for name, part in self._parts.items() if name}
 
     @property
-    def _steps_here(self) -> int:
+    def steps_here(self) -> int:
+        """Return the number of steps that this process counted."""
         return sum(part.here for part in self._parts.values())
 
     @property
@@ -339,7 +352,7 @@ class Run:
     def is_short(self) -> bool:
         """Return whether fewer steps were counted than count as the whole plan."""
         fewest = self._planned_most if self._planned is None else self._planned[0]
-        return self._steps_here > 0 and self._progress < fewest
+        return self.steps_here > 0 and self._progress < fewest
 
     # --- settling
 
@@ -359,7 +372,7 @@ class Run:
         beside |= self._stated_restarts()
         in_full = {"stop": "data_dependent", **beside} if is_failure else beside
         steps, planned = self.steps, self._planned[1]
-        if self._steps_here == 0 and steps <= planned:
+        if self.steps_here == 0 and steps <= planned:
             return in_full
         if is_failure and self._progress < planned and not self._is_under_way:
             steps += 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from itertools import islice
 from types import TracebackType
 from typing import Any, Final, Protocol, TypeVar
 
@@ -17,6 +18,7 @@ from ledger.errors import Forbidden, Internal, Overloaded, Unauthenticated
 T = TypeVar("T")
 _LATER: Final = (Unreachable, Overloaded, Internal, Unauthenticated, Forbidden)
 """Errors after which the same settlement may be sent later."""
+PARTS_SHOWN_MAX: Final = 10
 
 
 def leave(entered: Entered, error: BaseException | None, server: Server) -> Flow[None]:
@@ -77,19 +79,25 @@ def _note(run: Run) -> None:
             "Run %s executed %d steps beyond its plan or repeated. They fit, and are charged too.", run.id, beyond
         )
     elif run.is_short and _digits(settled.get("charged")) == _digits(run.cost):
-        way_out = (
-            "If a run may stop early, declare segments before the start, to be charged for those that were begun:"
-            " ledger.run(…, segments=4)."
-            if not run.phases
-            else "Ask for a run for each part if you may stop between them."
-        )
         log.warning(
-            "Run %s stopped after %d of %d steps and is charged in full: its cost is proved for all of them. %s",
+            "Run %s stopped after %d of %d steps and is charged in full: its cost is proved for all of them%s. %s",
             run.id,
             run.steps,
             run.planned_steps,
-            way_out,
+            _in_parts(run),
+            run.if_shorter,
         )
+
+
+def _in_parts(run: Run) -> str:
+    """Return how far each part of a composed run came."""
+    if not run.phases:
+        return ""
+    counts = ", ".join(
+        f"{done} of {most} of {name}" for name, (done, most) in islice(run.phases.items(), PARTS_SHOWN_MAX)
+    )
+    more = len(run.phases) - PARTS_SHOWN_MAX
+    return f" together ({counts}{f', and {more} more parts' if more > 0 else ''})"
 
 
 def _digits(amount: dict[str, Any] | None) -> tuple[Any, Any]:
@@ -143,6 +151,11 @@ class RunScope(_Scope):
     ) -> None:
         self._over()
         self._drive(leave(self._entry, error, self._server))
+
+    def let_go(self) -> None:
+        """Leave the run to a later process, and settle nothing: for code that executed nothing of it."""
+        self._over()
+        self._entry.close(is_over=False)
 
 
 class AsyncRunScope(_Scope):

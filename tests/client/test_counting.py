@@ -177,15 +177,19 @@ def test_counted_steps_of_a_composed_run_are_not_ignored(client: Client, caplog:
     """Goal: 580 steps of 58 are stopped at the 59th, named or not; fewer are charged in full, with a warning."""
     run = client.run(datasets=["mnist"], mechanism=TWO)
     executed = 0
-    with pytest.raises(PlanExceeded), run as counted:  # noqa: PT012
+    with pytest.raises(PlanExceeded, match="ask for a run for each part") as beyond, run as counted:  # noqa: PT012
         for _ in range(580):
             counted.step()
             executed += 1
+    assert "allow_overrun" not in str(beyond.value)  # it is refused below
     assert (executed, counted.phases) == (58, {"part 1": (30, 30), "part 3": (28, 28)})
     with client.run(datasets=["mnist"], mechanism=TWO) as short:
         short.step(3)
     assert "stopped after 3 of 58 steps and is charged in full" in caplog.text
-    assert "Ask for a run for each part" in caplog.text
+    assert "together (3 of 30 of part 1, 0 of 28 of part 3). A part that was not begun is not given back" in caplog.text
+    assert "ask for a run for each part" in caplog.text
+    assert short.settled is not None
+    assert short.settled["charged"] == short.cost
     with pytest.raises(errors.InvalidRequest, match="allow_overrun"):
         client.run(datasets=["mnist"], mechanism=TWO, allow_overrun=True)
 

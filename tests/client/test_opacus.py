@@ -29,6 +29,7 @@ from ledger.client import BudgetExceeded, PlanExceeded
 from ledger.client import Ledger as Client
 from ledger.client.opacus import NotCovered, attach
 from ledger.client.opacus.checks import drawn_rate
+from tests.kit.clients import died
 from tests.kit.opacus_scene import DIGITS, SIZE, Executed, make, private_of
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
@@ -65,7 +66,7 @@ def test_what_is_asked_is_what_is_executed(opacus_client: Client, executed: Exec
     assert info["state"] == "settled"
     assert info["settled"]["steps"] == 87
     evidence = info["settled"]["evidence"]["opacus"]
-    assert evidence["versions"]["opacus"].startswith("1.6.")
+    assert evidence["libraries"]["opacus"].startswith("1.6.")
     assert (evidence["steps"], evidence["differences"]) == (87, [])
 
 
@@ -227,6 +228,7 @@ def test_a_resumed_training_goes_on_counting(opacus_client: Client, executed: Ex
         made.step(next(batches))
     made.training.run.step()  # counted, and then the process was killed
     atexit.unregister(made.training._end)
+    died(made.training.run)
     again = make(opacus_client, idempotency_key="resumed", steps_done=made.training.steps)
     assert again.training.run.is_resumed
     batches = iter(again.loader)
@@ -236,6 +238,7 @@ def test_a_resumed_training_goes_on_counting(opacus_client: Client, executed: Ex
         again.step(next(batches))
     again.training.finish()
     assert opacus_client.run_info(again.training.run.id)["state"] == "settled"
+    assert again.training.differences() == []
     assert sum(entry[2] for entry in again.engine.accountant.history) == 18
 
 
@@ -302,7 +305,7 @@ def test_clipping_by_layer_has_the_noise_of_all_layers(opacus_client: Client, ex
 def test_a_sum_has_no_divisor(opacus_client: Client) -> None:
     """Goal: loss_reduction="sum" divides by nothing, so that no divisor is recorded."""
     made = make(opacus_client, private={"loss_reduction": "sum"})
-    assert "divisor" not in made.training.run.evidence["opacus"]
+    assert made.training.run.evidence["opacus"]["options"]["divisor"] == "none"
     made.training.finish()
 
 

@@ -429,7 +429,7 @@ def test_secure_mode_keeps_its_generator(opacus_client: Client, executed: Execut
     made.step(next(iter(made.loader)))
     made.training.finish()
     assert len(executed.noises) == 2 * 5
-    assert made.training.run.evidence["opacus"]["secure_mode"] is True
+    assert made.training.run.evidence["opacus"]["options"]["secure_mode"] is True
 
 
 # --- accountant="ledger"

@@ -11,13 +11,12 @@ from decimal import Decimal
 from types import TracebackType
 from typing import Any
 
-import opacus
-import torch
 from opacus import PrivacyEngine
 
+from ledger.client.calls import get
 from ledger.client.ledgers import Ledger
 from ledger.client.mechanisms import DPSGD, AnyMechanism, DPSGDSchedule
-from ledger.client.opacus import checks
+from ledger.client.opacus import checks, evidence
 from ledger.client.opacus.accountant import LedgerAccountant
 from ledger.client.opacus.checks import NotCovered, drawn_rate
 from ledger.client.opacus.watch import Approved, Watch, fresh_generator
@@ -28,6 +27,10 @@ log = logging.getLogger("ledger.client.opacus")
 
 SLACK = Decimal("1e-9")
 """The share by which a scheduled noise multiplier is rounded down: schedulers multiply floats, step by step."""
+IF_SHORTER = (
+    "If a training may stop early, attach one for each part of it, with its own PrivacyEngine and epochs or steps: what"
+    " was not asked for is not charged."
+)
 REFUSED_OPTIONS = frozenset({"mechanism", "datasets", "allow_overrun", "segments"})
 
 
@@ -192,16 +195,51 @@ class Training:
         module, optimizer, loader = made[0], made[1], made[-1]
         try:
             approved, self.mechanism = self._prepared(engine, module, optimizer, loader, given)
+            facts = evidence.at_start(
+                engine,
+                optimizer,
+                given,
+                is_poisson=_is_poisson(given),
+                is_size_public=adjacency != "add_or_remove_one",
+                draws_per_step=self._plan.draws_per_step,
+                records_of_unit=self._plan.max_examples_per_user,
+            )
             scope = ledger.run(datasets=self._datasets, mechanism=self.mechanism, **self._options)
-            self._run = scope.__enter__()
+            run = scope.__enter__()
+            try:
+                watch = Watch(run, approved, module=module, optimizer=optimizer, loader=loader)
+                watch.passes = self._passes_before(run, approved, loader)
+            except BaseException:
+                scope.let_go()
+                raise
         except BaseException:
             module.cleanup()
             raise
-        self._scope, self._close = scope, ledger.close if self._ledger is None else lambda: None
-        self._watch = Watch(self._run, approved, module=module, optimizer=optimizer, loader=loader)
-        self._run.evidence["opacus"] = self._checked(engine, optimizer, adjacency, is_poisson=_is_poisson(given))
+        self._run, self._scope, self._watch = run, scope, watch
+        self._close = ledger.close if self._ledger is None else lambda: None
+        run.evidence["opacus"], run.if_shorter = facts, IF_SHORTER
         atexit.register(self._end)
         return made
+
+    def _passes_before(self, run: Run, approved: Approved, loader: Any) -> int:
+        """Return how many passes over shuffled batches earlier processes ended. Raises NotCovered if `restarts` leaves
+        out the steps of a pass that they began: a loader goes on with a new order, never within the old one."""
+        restarts = self._options.get("restarts")
+        if approved.passes is None or not run.steps:
+            return 0
+        same = sum(one["to_step"] - one["from_step"] + 1 for one in restarts or () if not one["new_batches"])
+        passes, rest = divmod(run.steps - int(same), len(loader.batch_sampler))
+        first = run.steps - rest + 1
+        is_stated = any(
+            one["new_batches"] and one["from_step"] <= first and one["to_step"] >= run.steps for one in restarts or ()
+        )
+        if rest and not is_stated:
+            raise NotCovered(
+                f"restarts: earlier processes executed up to {run.steps} steps, and this one begins a new pass with a"
+                f" new order, so that the records of steps {first} to {run.steps} come again. State it:"
+                f" restarts=[{{'from_step': {first}, 'to_step': {run.steps}, 'new_batches': True}}]"
+            )
+        return passes
 
     def _prepared(
         self, engine: Any, module: Any, optimizer: Any, loader: Any, given: Mapping[str, Any]
@@ -220,7 +258,7 @@ class Training:
         """Return the adjacency, or refuse what is missing under it or under the privacy unit. Raises NotCovered."""
         first = self._datasets[0]
         name = first if isinstance(first, str) else str(first["name"])
-        terms = ledger.dataset(name)
+        terms = ledger._answer_soon(get("datasets", name))  # noqa: SLF001 (both are the client)
         unit, adjacency = terms["privacy_unit"], str(terms["adjacency"])
         if unit != "record" and self._plan.max_examples_per_user is None:
             raise NotCovered(
@@ -297,40 +335,6 @@ class Training:
             mechanism,
         )
 
-    def _checked(self, engine: Any, optimizer: Any, adjacency: str, *, is_poisson: bool) -> dict[str, Any]:
-        """Return what is recorded with the run: nothing that depends on protected data."""
-        plan = self._plan
-        facts: dict[str, Any] = {
-            "versions": {"opacus": opacus.__version__, "torch": torch.__version__},
-            "accountant": engine.accountant.mechanism(),
-            "optimizer": type(optimizer).__name__,
-            "secure_mode": bool(engine.secure_mode),
-            "checked": [
-                "poisson sampling over the whole dataset" if is_poisson else "one pass over all records each epoch",
-                "one step and one draw of noise for each draw of a batch"
-                if plan.draws_per_step == 1
-                else f"at most {plan.draws_per_step} draws joined in a step",
-                "noise multiplier and clip norm at each step",
-                "one process, no loss scaler, parameters of 32 bits or more",
-                "noise and draws seeded by the operating system",
-            ],
-            "assumed": [
-                "the number of records is public"
-                if adjacency != "add_or_remove_one"
-                else "nominal_size was fixed without looking at the data",
-                "each unit has at most "
-                + (
-                    "one record" if plan.max_examples_per_user in (None, 1) else f"{plan.max_examples_per_user} records"
-                ),
-                "the gradient of a record depends on no other record of its batch",
-                "draws left at the end of a pass were not chosen by looking at them",
-            ],
-        }
-        if optimizer.loss_reduction == "mean":
-            # Under the other adjacencies it follows from the number of records, which is public there.
-            facts["divisor"] = optimizer.expected_batch_size
-        return facts
-
     # --- in between
 
     @property
@@ -365,17 +369,19 @@ class Training:
     def finish(self, error: BaseException | None = None) -> None:
         """Settle the run, and log one line if what was executed differs from what was approved or Opacus recorded.
 
+        If the ledger does not answer, the settlement is kept on disk, that is logged, and `run.is_pending` is True.
+
         error: what ended the training early. Can be repeated. Raises as leaving `Ledger.run` does.
         """
         self._unwrap()
         self._unwrap = lambda: None
         atexit.unregister(self._end)
         scope = self._scope
-        if scope is None or self._run is None or self._run.settled is not None or self._watch is None:
+        if scope is None or self._watch is None or self.run.settled is not None or self.run.is_pending:
             return
         self._watch.is_over = True
         differences = self.differences()
-        self.run.evidence["opacus"] |= {"steps": self._watch.noised, "differences": differences}
+        self.run.evidence["opacus"] |= evidence.at_end(self._watch, differences)
         try:
             scope.__exit__(None if error is None else type(error), error, None)
         finally:
@@ -390,8 +396,8 @@ class Training:
         watch, found = self._watch, []
         if self.run.steps != self.run.planned_steps:
             found.append(f"{self.run.steps} of {self.run.planned_steps} approved steps were executed")
-        if watch.noised != self.run.steps - (self._options.get("steps_done") or 0):
-            found.append(f"{self.run.steps} steps were counted and {watch.noised} got noise")
+        if watch.noised != self.run.steps_here:
+            found.append(f"{self.run.steps_here} steps were counted and {watch.noised} got noise")
         if watch.unused:
             found.append(f"{watch.unused} draws were left without a step at the end of a pass")
         if watch.is_rebuilt:
