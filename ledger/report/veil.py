@@ -27,7 +27,7 @@ class Veil:
         """Return the entry as the key may see it."""
         if self._seen is None:
             return entry
-        run = entry.get("run", entry.get("about_run"))
+        run = str(entry.get("run", entry.get("about_run")))
         asked = _asked(entry)
         if asked is not None and not self._names_seen(asked, self._seen):
             self._covered.add(run)

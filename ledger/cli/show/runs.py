@@ -145,6 +145,10 @@ def planned(
     cost(grid, answer)
     _segments(grid, answer.get("segments"))
     _left(grid, "left", "remaining", datasets)
+    if "at_most" in answer:
+        most = answer["at_most"]
+        may = f"mu {down(most['amount']['mu'])}, delta {down(most['amount']['delta'])}"
+        grid.add_row("at most", f"{most['percent']:g} % of what is left: {may}")
     _left(grid, "after", "after", datasets)
     runs_left(grid, answer)
     grid.add_row("method", f"{answer['method']}{', an estimate' if answer['is_estimate'] else ''}")
