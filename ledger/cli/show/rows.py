@@ -65,7 +65,7 @@ def fitted(rows: Rows, *, width: int, is_terminal: bool) -> tuple[Table, list[st
             del columns[name]
             left_out.append(name)
             cut = _cut(columns, rows.texts, width)
-    least = _total(cut)
+    least = _total(cut) - _GAP  # none after the last column
     table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, _GAP, 0, 0), min_width=least)
     for name, cells in cut.items():
         table.add_column(
