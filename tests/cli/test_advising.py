@@ -20,7 +20,7 @@ def test_the_recorded_runs_that_a_fault_touches(terminal: Terminal) -> None:
     """Goal: from what runs recorded, `advisories` lists each run that a fault touches, with what was charged and what
     to do, and counts those that record nothing. Method: runs on two datasets, one of each kind, on a real server."""
     for name in ("counts", "others"):
-        terminal(f"dataset create {name} --mu 3 --delta 1e-5 --bound clt")
+        terminal(f"dataset create {name} --mu 3 --delta 1e-5 --bound clt --accept-weak-protection")
 
     def settled(dataset: str, evidence: object = None, label: str = "") -> str:
         run = str(terminal(f"request {dataset} {RECIPE} {label} --json").json["id"])

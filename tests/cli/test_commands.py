@@ -26,7 +26,7 @@ from tests.kit.driver import Terminal, past_the_ledger
 def test_the_published_runs_by_command_line_until_verify(terminal: Terminal, tmp_path: Path) -> None:
     """Goal: from registering to verifying, by commands alone, every decision is that of exact fractions, and what a
     refusal suggests is approved when it is pasted."""
-    made = terminal("dataset create mnist --mu 3 --bound clt --size 60000 --json")
+    made = terminal("dataset create mnist --mu 3 --bound clt --accept-weak-protection --json")
     assert made.status == 0, made.err
     limit = math.floor(Fraction(9) * PICO)
     held = refusals = 0

@@ -453,7 +453,8 @@ def evaluated(answer: Evaluated, declared: Mapping[str, Any] | None = None) -> N
     """Print the cost of a mechanism. declared: the mechanism."""
     grid = new_grid()
     for epsilon in answer["epsilon"]:
-        grid.add_row(f"epsilon at {number(epsilon['delta'])}", up(epsilon["value"]))
+        value = f"none: {epsilon['why']}" if "why" in epsilon else up(epsilon["value"])
+        grid.add_row(f"epsilon at {number(epsilon['delta'])}", value)
     grid.add_row("mu", str(answer["cost"]["mu"]))
     grid.add_row("delta", str(answer["cost"]["delta"]))
     grid.add_row("bound", "clt: an estimate, not a guarantee" if answer["is_estimate"] else "certified")
