@@ -37,6 +37,23 @@ _EXAMPLES: Final[dict[str, Any]] = {
             "solve_for": "steps",
         },
     },
+    "budget": {
+        "summary": "The least noise for a budget that no dataset has yet",
+        "value": {
+            "budget": {"epsilon": 2, "at_delta": 1e-5},
+            "mechanism": {**_SGD, "dataset_size": 60000, "batch_size": 256, "epochs": 60},
+            "solve_for": "noise_multiplier",
+        },
+    },
+    "share": {
+        "summary": "The least noise for a tenth of what is left",
+        "value": {
+            "datasets": ["mnist"],
+            "mechanism": {"type": "gaussian", "noise_multiplier": 5},
+            "at_most_percent": 10,
+            "solve_for": "noise_multiplier",
+        },
+    },
     "release": {
         "summary": "Does one more noisy count fit?",
         "value": {"datasets": ["mnist"], "mechanism": {"type": "gaussian", "noise_multiplier": 5}},

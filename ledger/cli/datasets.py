@@ -22,6 +22,7 @@ from ledger.cli.options import (
     Mu,
     Reason,
     Slack,
+    budget_or_none,
     given_fields,
 )
 from ledger.cli.server_call import print_answer, server, unless_proposed
@@ -38,27 +39,12 @@ def add_to(app: typer.Typer) -> None:
 def _budget(
     epsilon: Decimal | None, at_delta: Decimal | None, slack: Decimal | None, mu: Decimal | None, delta: Decimal | None
 ) -> dict[str, Any]:
-    budget = _budget_or_none(epsilon, at_delta, slack, mu, delta)
+    budget = budget_or_none(epsilon, at_delta, slack, mu, delta)
     if budget is None:
         raise InvalidRequest(
             "The budget is missing. Give --epsilon and --at-delta, or --mu (and --delta).", field="budget"
         )
     return budget
-
-
-def _budget_or_none(
-    epsilon: Decimal | None,
-    at_delta: Decimal | None,
-    slack: Decimal | None,
-    mu: Decimal | None,
-    delta: Decimal | None,
-    *,
-    field: str = "budget",
-) -> dict[str, Any] | None:
-    by_epsilon, by_mu = given_fields(epsilon=epsilon, at_delta=at_delta, slack=slack), given_fields(mu=mu, delta=delta)
-    if by_epsilon and by_mu:
-        raise InvalidRequest(f"{field}: epsilon and mu exclude each other. Give one of them.", field=field)
-    return by_epsilon or by_mu or None
 
 
 @dataset_app.command("create", epilog="Example: privacy-ledger dataset create mnist --epsilon 3 --at-delta 1e-5")
@@ -121,9 +107,9 @@ def dataset_create(
             " own rows here. If it changes others, do not register the dataset so: its costs would be wrong.",
             field="derived_from",
         )
-    budget_of = _budget_or_none if derived_from else _budget
+    budget_of = budget_or_none if derived_from else _budget
     unsaid = {} if derived_from else {"privacy_unit": "record", "adjacency": "add_or_remove_one", "bound": "certified"}
-    ceiling = _budget_or_none(ceiling_epsilon, ceiling_at_delta, None, ceiling_mu, ceiling_delta, field="ceiling")
+    ceiling = budget_or_none(ceiling_epsilon, ceiling_at_delta, None, ceiling_mu, ceiling_delta, field="ceiling")
     given = given_fields(
         privacy_unit=privacy_unit,
         adjacency=adjacency,
@@ -303,7 +289,7 @@ def dataset_fair_use(
 
     All limits are replaced: one that you leave out is removed.
     """
-    held = _budget_or_none(epsilon, at_delta, slack, mu, delta)
+    held = budget_or_none(epsilon, at_delta, slack, mu, delta)
     if unlimited == bool(held or runs_per_hour or waits_above is not None):
         raise InvalidRequest(
             "Give one or more of --runs-per-hour, --waits-above and a budget that one principal may hold, such as --mu."

@@ -113,6 +113,22 @@ def given_fields(**fields: Any) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if value is not None}
 
 
+def budget_or_none(
+    epsilon: Decimal | None,
+    at_delta: Decimal | None,
+    slack: Decimal | None,
+    mu: Decimal | None,
+    delta: Decimal | None,
+    *,
+    field: str = "budget",
+) -> dict[str, Any] | None:
+    """Return the budget that options declare; None if they declare none. Raises InvalidRequest."""
+    by_epsilon, by_mu = given_fields(epsilon=epsilon, at_delta=at_delta, slack=slack), given_fields(mu=mu, delta=delta)
+    if by_epsilon and by_mu:
+        raise InvalidRequest(f"{field}: epsilon and mu exclude each other. Give one of them.", field=field)
+    return by_epsilon or by_mu or None
+
+
 def optional_object(text: str | None, name: str) -> dict[str, Any] | None:
     """Parse a JSON object from the command line, or from a file as @FILE. Raises InvalidRequest."""
     return None if text is None else parsed_object(text_of(text, name), name)
@@ -165,6 +181,19 @@ def parse_labels(given: list[str] | None) -> dict[str, str] | None:
             raise InvalidRequest(f"label: {label!r} has no equals sign. Write NAME=VALUE", field="labels")
         labels[name] = value
     return labels or None
+
+
+def parse_percent(text: str | None, name: str) -> Decimal | None:
+    """Parse a part such as 10%; the sign must be there, so that nobody takes 0.1 for it. Raises InvalidRequest."""
+    if text is None:
+        return None
+    try:
+        percent = Decimal(text.removesuffix("%").strip()) if text.endswith("%") else None
+    except InvalidOperation:
+        percent = None
+    if percent is None or not 0 < percent <= 100:
+        raise InvalidRequest(f"{name}: {text!r} is not a part of up to 100%. Write it as 10%", field=name)
+    return percent
 
 
 _STRETCH: Final = re.compile(r"([0-9]{1,18})-([0-9]{1,18})(:new)?")

@@ -7,13 +7,14 @@ import shlex
 import sys
 from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
 
 from ledger.cli import completion, show
 from ledger.cli.mechanism import option_of, takes_mechanism
 from ledger.cli.options import (
+    AtDelta,
     Json,
     ProjectName,
     Reason,
@@ -21,11 +22,14 @@ from ledger.cli.options import (
     Segments,
     Share,
     SizeDiffers,
+    Slack,
     Uses,
+    budget_or_none,
     given_fields,
     number_option,
     optional_object,
     parse_labels,
+    parse_percent,
     parse_restarts,
     parsed,
     parsed_object,
@@ -115,27 +119,53 @@ def plan(
         typer.Option("--runs", help="Plan up to 100 runs at once, from a file as for `batch`; - for standard input."),
     ] = None,
     size_differs: SizeDiffers = None,
+    budget_epsilon: Annotated[
+        Decimal | None, number_option("Instead of a dataset: the epsilon of a new budget, at --at-delta.", "--epsilon")
+    ] = None,
+    at_delta: AtDelta = None,
+    slack: Slack = None,
+    budget_mu: Annotated[Decimal | None, number_option("Instead of a dataset: the mu of a new budget.", "--mu")] = None,
+    budget_delta: Annotated[Decimal | None, number_option("The delta of that budget, with --mu.")] = None,
+    bound: Annotated[str | None, typer.Option(help="For a new budget: certified (the default) or clt.")] = None,
+    adjacency: Annotated[
+        str | None,
+        typer.Option(help="For a new budget: add_or_remove_one (the default), replace_one or zero_out."),
+    ] = None,
+    at_most: Annotated[
+        str | None,
+        typer.Option(metavar="PERCENT", help="The most that the run may take of what is left now, such as 10%."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Check whether a run would fit now, and what would fit. Nothing is recorded. Exit status 1 if it does not fit."""
     if runs_file is not None:
         _plan_runs(runs_file, as_json)
         return
-    if not datasets:
-        raise InvalidRequest("datasets: name a dataset, or give a file of runs with --runs", field="datasets")
+    budget = budget_or_none(budget_epsilon, at_delta, slack, budget_mu, budget_delta)
+    if not datasets and budget is None:
+        raise InvalidRequest(
+            "datasets: name a dataset; or give a budget with --epsilon and --at-delta, or a file of runs with --runs",
+            field="datasets",
+        )
     # People type the option's name. The field of `--mechanism-epsilon` is `epsilon`.
     field = None if solve_for is None else solve_for.removeprefix("mechanism-").replace("-", "_")
     with server() as ledger:
         answer = ledger.plan(
-            datasets=uses_of(datasets),
+            datasets=uses_of(datasets) if datasets else None,
             mechanism=declared,
             delta=share,
             segments=segments,
             project=project,
             solve_for=field,
             size_differs=size_differs,
+            budget=budget,
+            bound=bound,
+            adjacency=adjacency,
+            at_most_percent=parse_percent(at_most, "at_most"),
         )
-    shown = functools.partial(show.runs.planned, solve_for=field, suggest=_suggestion, declared=declared)
+    # Nothing can be asked for on a budget that no dataset has, so that only the option is suggested.
+    suggest = _suggestion if datasets else lambda name, value: shlex.join(_option(name, value))
+    shown = functools.partial(show.runs.planned, solve_for=field, suggest=suggest, declared=declared)
     print_answer(answer, as_json, shown)
     if not answer["fits"]:
         sys.exit(1)
@@ -192,6 +222,10 @@ def _run_requests(file: str) -> list[dict[str, Any]]:
     return [parsed_object(line, f"file, line {number}") for number, line in lines]
 
 
+_NOT_ASKED: Final = ("--key", "--solve-for", "--at-most")
+"""Options that are left out of a request that is suggested."""
+
+
 def _suggestion(field: str, value: Any) -> str:
     """Return the request to paste: the command that was typed, with one parameter changed so that it fits."""
     before, typed = after_command(sys.argv[1:])
@@ -200,15 +234,18 @@ def _suggestion(field: str, value: Any) -> str:
     kept: list[str] = []
     skip = False
     for word in words:
-        # Drop the old value; drop the key, which belongs to the refused request; drop --solve-for, which `request`
-        # does not have.
-        if skip or word in (option, "--key", "--solve-for"):
+        # Drop the old value; drop the key, which belongs to the refused request; drop what `request` does not have.
+        if skip or word in (option, *_NOT_ASKED):
             skip = not skip
-        elif not word.startswith((f"{option}=", "--key=", "--solve-for=")):
+        elif not word.startswith(tuple(f"{name}=" for name in (option, *_NOT_ASKED))):
             kept.append(word)
     if "--mechanism" in kept or any(word.startswith("--mechanism=") for word in kept):
         return f"in --mechanism: {field} {value}"
-    return shlex.join(["privacy-ledger", *kept, option, format(Decimal(repr(value)), "f")])
+    return shlex.join(["privacy-ledger", *kept, *_option(field, value)])
+
+
+def _option(field: str, value: Any) -> list[str]:
+    return [option_of(field), format(Decimal(repr(value)), "f")]
 
 
 def start(run: RunId, as_json: Json = False) -> None:
@@ -439,7 +476,7 @@ def add_to(app: typer.Typer) -> None:
     for command, example in (
         (request, "request mnist --noise-multiplier 1.1 --sample-rate 0.01 --steps 2000"),
         (batch, "batch trials.jsonl"),
-        (plan, "plan mnist --noise-multiplier 1.1 --sample-rate 0.01 --steps 2000 --solve-for steps"),
+        (plan, "plan mnist --noise-multiplier 1.1 --sample-rate 0.01 --steps 2000 --solve-for steps --at-most 10%"),
         (start, f"start {run}"),
         (settle, f"settle {run} --steps 1200"),
         (confirm, f"confirm {run} --reason 'the logs show these steps'"),

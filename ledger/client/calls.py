@@ -123,13 +123,17 @@ def with_key(call: Call, key: str) -> Call:
 
 def plan(
     *,
-    datasets: Sequence[str | Mapping[str, Any]],
+    datasets: Sequence[str | Mapping[str, Any]] | None = None,
     mechanism: AnyMechanism,
     delta: Number | None = None,
     segments: int | None = None,
     project: str | None = None,
     solve_for: str | None = None,
     size_differs: str | None = None,
+    budget: Mapping[str, Any] | None = None,
+    bound: str | None = None,
+    adjacency: str | None = None,
+    at_most_percent: Number | None = None,
 ) -> Call:
     """Check whether a run would fit now."""
     return send(
@@ -143,6 +147,10 @@ def plan(
         project=project,
         solve_for=solve_for,
         size_differs=size_differs,
+        budget=budget,
+        bound=bound,
+        adjacency=adjacency,
+        at_most_percent=at_most_percent,
     )
 
 

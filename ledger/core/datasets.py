@@ -13,6 +13,8 @@ from ledger.core.residual import NO_TRAIL, Costing, Trail
 Adjacency = Literal["add_or_remove_one", "replace_one", "zero_out"]
 Bound = Literal["certified", "clt"]
 DatasetState = Literal["active", "frozen", "retired"]
+DEFAULT_COSTING: Final[Mapping[Bound, Costing]] = {"certified": "residual", "clt": "standalone"}
+"""How a new dataset costs runs: beside what is left, if its costs are certificates."""
 
 
 class AccountKey(NamedTuple):

@@ -2,7 +2,7 @@
 
 The report still shows what such a run did to a dataset that the key may read: mechanism, cost, balances, steps, times.
 It hides the rest of the request (purpose, code, idempotency key, evidence, names of the files that it produced), which
-concerns the other datasets too.
+concerns the other datasets too. The same holds while a run waits for a steward, and if nobody approves it.
 """
 
 from __future__ import annotations
@@ -27,9 +27,10 @@ class Veil:
         """Return the entry as the key may see it."""
         if self._seen is None:
             return entry
-        run = entry.get("run", entry.get("about_run"))
-        if entry["kind"] in ("run-approved", "run-refused") and not self._names_seen(entry, self._seen):
-            self._covered.add(entry["run"])
+        run = str(entry.get("run", entry.get("about_run")))
+        asked = _asked(entry)
+        if asked is not None and not self._names_seen(asked, self._seen):
+            self._covered.add(run)
         # An entry that refuses a proposal has only its id.
         answered = entry["proposal"] if entry["kind"] == "proposal-refused" else None
         if run not in self._covered and answered not in self._covered:
@@ -39,9 +40,17 @@ class Veil:
         return _cover(entry, self._seen)
 
     @staticmethod
-    def _names_seen(decision: Mapping[str, Any], seen: frozenset[str]) -> bool:
-        uses = decision.get("request", {}).get("datasets")
+    def _names_seen(asked: Mapping[str, Any], seen: frozenset[str]) -> bool:
+        uses = asked.get("request", {}).get("datasets")
         return uses is not None and seen.issuperset(use if isinstance(use, str) else use["name"] for use in uses)
+
+
+def _asked(entry: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """Return what has a run's request: the entry that decides the run, or what an entry proposes if the run waits for a
+    steward; None for any other entry."""
+    if entry["kind"] == "change-proposed" and entry["what"] == "run":
+        return entry["proposes"]  # type: ignore[no-any-return]
+    return entry if entry["kind"] in ("run-approved", "run-refused") else None
 
 
 def _cover(entry: dict[str, Any], seen: frozenset[str]) -> dict[str, Any]:
@@ -54,6 +63,8 @@ def _cover(entry: dict[str, Any], seen: frozenset[str]) -> dict[str, Any]:
         covered["models"] = [{**model, "name": ""} for model in covered["models"]]
     covered |= {name: "" for name in ("reason", "idempotency_key") if name in covered}
     covered |= {name: [one for one in covered[name] if one in seen] for name in _NAMES if name in covered}
+    if isinstance(covered.get("proposal"), Mapping):
+        covered["proposal"] = {**covered["proposal"], "reason": ""}
     if "overrun" in covered:
         overrun = covered["overrun"]
         names = {name: [one for one in overrun[name] if one in seen] for name in _NAMES_OF_OVERRUN if name in overrun}

@@ -142,26 +142,39 @@ class Costing:
         self._store, self._certificates, self._aside = store, certificates, aside
 
     async def cost(
-        self, actor: Actor, resolved: Resolved, request: Costable, *, urgency: Urgency = Urgency.DECISION
+        self,
+        actor: Actor,
+        resolved: Resolved,
+        request: Costable,
+        *,
+        urgency: Urgency = Urgency.DECISION,
+        situation: Callable[[], Situation] | None = None,
     ) -> Costed:
-        """Return what a run costs. Raises InvalidMechanism, InvalidRequest, and TooLarge and Overloaded as
-        `Certificates`."""
+        """Return what a run costs. situation: returns that of a certified run; default: that of now. Raises
+        InvalidMechanism, InvalidRequest, and TooLarge and Overloaded as `Certificates`."""
         is_dear = costs.needs_certificate(request.mechanism, bound=resolved.bound)
-        ask = partial(self.question, actor, resolved, request)
+        ask = partial(self.question, actor, resolved, request, situation=situation)
         question = await asyncio.to_thread(ask) if is_dear else ask()
         return await self.work_out(actor.tenant_id, question, urgency=urgency)
 
-    def question(self, actor: Actor, resolved: Resolved, request: Costable) -> Question:
-        """Return what a run's cost depends on, by the current limits if it is a certificate. Raises
-        InvalidMechanism."""
+    def question(
+        self,
+        actor: Actor,
+        resolved: Resolved,
+        request: Costable,
+        *,
+        situation: Callable[[], Situation] | None = None,
+    ) -> Question:
+        """Return what a run's cost depends on, by the current limits if it is a certificate. situation: as for `cost`.
+        Raises InvalidMechanism."""
         _demand_public_size(resolved, request.mechanism)
         sizes.demand_known_size(request.mechanism, resolved, is_explained=request.size_differs is not None)
         terms = Terms(bound=resolved.bound, adjacency=resolved.adjacency, segments=request.segments or 1)
         if not costs.needs_certificate(request.mechanism, bound=resolved.bound):
             return Question(request.mechanism, terms)
-        situation = self._situation(actor, resolved.uses, request.project)
-        offered = situation.shares() if request.delta is None else (request.delta,)
-        return Question(request.mechanism, replace(terms, delta=offered[0]), offered, situation)
+        now = self._situation(actor, resolved.uses, request.project) if situation is None else situation()
+        offered = now.shares() if request.delta is None else (request.delta,)
+        return Question(request.mechanism, replace(terms, delta=offered[0]), offered, now)
 
     async def work_out(self, tenant_id: UUID, question: Question, *, urgency: Urgency = Urgency.DECISION) -> Costed:
         """Return what a run of these terms costs. Raises the same as `Certificates.cost`."""

@@ -9,7 +9,7 @@ from uuid import UUID, uuid4
 
 from ledger.accounting.budgets import Budget, limit_of
 from ledger.core.commands import AddPartitions, Change, OnDataset, Register, SetBudget, SetFairUse, SetProject
-from ledger.core.datasets import Account, Bound, Dataset, FairUse
+from ledger.core.datasets import DEFAULT_COSTING, Account, Bound, Dataset, FairUse
 from ledger.core.entries import Record
 from ledger.core.journal import chain
 from ledger.core.people import Actor, Consent
@@ -222,14 +222,13 @@ class Datasets:
 
 
 def _costing(body: NewDataset, bound: Bound) -> Costing:
-    """Return how a new dataset costs runs: beside what is left, if its costs are certificates. Raises
-    InvalidRequest."""
+    """Return how a new dataset costs runs. Raises InvalidRequest."""
     if body.costing == "residual" and bound != "certified":
         raise InvalidRequest(
             "costing: residual costs need certificates, and bound clt is an estimate; use certified, or standalone",
             field="costing",
         )
-    return body.costing or ("residual" if bound == "certified" else "standalone")
+    return body.costing or DEFAULT_COSTING[bound]
 
 
 def _declared(budget: Budget) -> dict[str, Any]:

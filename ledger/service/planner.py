@@ -5,6 +5,8 @@ between before the caller asks.
 
 A key that is limited to datasets is charged for the ancestors of these, and learns their names. It learns what remains
 there from answers about its own runs, which are recorded, but not from plans, which are not.
+
+A plan on a budget instead of datasets is a plan on a dataset that was just registered with that budget.
 """
 
 from __future__ import annotations
@@ -13,27 +15,30 @@ import asyncio
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
+from fractions import Fraction
 from functools import partial, reduce
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 from uuid import UUID
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from ledger.accounting import ACCOUNTANT, plan
+from ledger.accounting import ACCOUNTANT, mechanisms, plan
+from ledger.accounting.budgets import Budget, limit_of
 from ledger.accounting.cost import Cost
 from ledger.accounting.display import show_amount, show_epsilons
 from ledger.accounting.mechanisms import SOLVABLE, Mechanism
-from ledger.accounting.numbers import Probability
+from ledger.accounting.numbers import Positive, Probability
 from ledger.accounting.plan import Solution
 from ledger.core.amounts import ZERO, Amount
 from ledger.core.books import Books
-from ledger.core.datasets import Account, Dataset
-from ledger.core.decision.filter import guaranteed
+from ledger.core.datasets import DEFAULT_COSTING, Account, AccountKey, Adjacency, Bound, Dataset, Definition
+from ledger.core.decision.filter import guaranteed, is_residual
 from ledger.core.decision.group import read_sets_of_uses
 from ledger.core.decision.runs import charged_accounts, demand_project_share
 from ledger.core.people import Actor
+from ledger.core.runs import Use
 from ledger.service import answers, catalogue, delta_left, portions, sizes
 from ledger.service.bindings import bindings
 from ledger.service.catalogue import Catalogue, Resolved
@@ -41,13 +46,17 @@ from ledger.service.certificates import is_heavy
 from ledger.service.costing import Costed, Costing, left_in
 from ledger.service.inverting import Inverse, Question, invert
 from ledger.service.portions import Room
-from ledger.service.requests.fields import ProjectName, Strict
+from ledger.service.requests.fields import ABOUT_ADJACENCY, AnyBudget, ProjectName, Strict, field_error
 from ledger.service.requests.runs import SEGMENTS_MAX, Datasets, SizeDiffers
-from ledger.service.shapes.accountant import EpsilonsOfPlan, Planned, PlannedBinding, PlannedOn
+from ledger.service.shapes.accountant import AtMost, EpsilonsOfPlan, Planned, PlannedBinding, PlannedOn
 from ledger.service.shapes.accountant import Solution as SolutionShown
 from ledger.service.shapes.runs import Binding
+from ledger.service.tables import Situation
 from ledger.service.turns import Urgency
 from ledger.store import Store
+
+NEW: Final = "a new dataset"
+"""What answers call the dataset of a plan on a budget. No dataset can have this name."""
 
 if TYPE_CHECKING:
     Solvable = str
@@ -56,9 +65,26 @@ else:
 
 
 class PlanRequest(Strict):
-    """A run that might be asked for, and what to solve for."""
+    """A run that might be asked for, and what to solve for: on datasets, or on a budget that no dataset has yet."""
 
-    datasets: Datasets
+    datasets: Datasets | None = None
+    budget: Annotated[
+        AnyBudget | None,
+        Field(
+            description="In place of `datasets`: plan as on a new dataset with this budget, which nothing was spent of."
+        ),
+    ] = None
+    bound: Annotated[Bound | None, Field(description="With `budget` only. Default: `certified`.")] = None
+    adjacency: Annotated[
+        Adjacency | None, Field(description=f"With `budget` only. Default: `add_or_remove_one`. {ABOUT_ADJACENCY}")
+    ] = None
+    at_most_percent: Annotated[
+        Positive | None,
+        Field(
+            le=100,
+            description="The run may take at most this part of what is left now, in percent, of mu² and of delta.",
+        ),
+    ] = None
     mechanism: Mechanism
     delta: Annotated[
         Probability | None,
@@ -83,25 +109,67 @@ class PlanRequest(Strict):
         ),
     ] = None
 
+    @model_validator(mode="after")
+    def _on_one(self) -> PlanRequest:
+        if (self.datasets is None) == (self.budget is None):
+            raise field_error("datasets", "name datasets, or give a `budget` in place of them; one of the two")
+        of_budget, of_datasets = ("bound", "adjacency"), ("project", "size_differs")
+        for name in of_budget if self.budget is None else of_datasets:
+            if getattr(self, name) is not None:
+                with_it = "datasets" if self.budget is None else "a budget"
+                raise field_error(name, f"must be left out of a plan on {with_it}")
+        return self
+
 
 @dataclass(frozen=True, slots=True)
 class _Seen:
-    """What a run would be decided on, as it is now: the accounts that it would charge, by dataset."""
+    """What a run would be decided on, as it is now: the accounts that it would charge, by dataset.
+
+    at_most_percent: the part of what is left that the run may take. is_new: whether it is a budget that no dataset has.
+    """
 
     resolved: Resolved
     books: Books
     charged: dict[UUID, list[Account]]
+    at_most_percent: Decimal | None = None
+    is_new: bool = False
+
+    @property
+    def every(self) -> list[Account]:
+        """Return all of the accounts."""
+        return [account for accounts in self.charged.values() for account in accounts]
 
     @property
     def remaining(self) -> Amount:
-        """Return the least that remains in any of them."""
-        left = answers.least_remaining(account for accounts in self.charged.values() for account in accounts)
-        return ZERO if left is None else left
+        """Return the most that the run may take: the least that remains in any of the accounts, or a part of it."""
+        left, most = answers.least_remaining(self.every), self.at_most
+        if left is None:
+            return ZERO
+        return left if most is None else left.least(most)
+
+    @property
+    def at_most(self) -> Amount | None:
+        """Return the part that was asked for of what is left in accounts that carry a guarantee, rounded down."""
+        left = answers.least_remaining(guaranteed(self.every))
+        if self.at_most_percent is None or left is None:
+            return None
+        part = Fraction(self.at_most_percent) / 100
+        return Amount(*(math.floor(digits * part) for digits in (left.mu_sq_pico, left.delta_atto)))
+
+    def situation(self) -> Situation:
+        """Return what the cost of a certified run depends on."""
+        charged = [id_ for id_, accounts in self.charged.items() if guaranteed(accounts)]
+        now = Situation.of(self.every, is_residual=is_residual(self.books, charged))
+        return replace(now, room=now.room._replace(remaining=self.remaining))
+
+    def shows(self, actor: Actor, name: str) -> bool:
+        """Return whether the actor may see the numbers of a dataset."""
+        return self.is_new or actor.sees(name)
 
     @property
     def rooms(self) -> list[Room]:
         """Return the rooms of all of them."""
-        return portions.rooms_of(account for accounts in self.charged.values() for account in accounts)
+        return portions.rooms_of(self.every)
 
     @property
     def deltas(self) -> tuple[float, ...]:
@@ -111,8 +179,7 @@ class _Seen:
     @property
     def left(self) -> int:
         """Return the least mu² that is left in an account that carries a guarantee, in units of 1e-12."""
-        accounts = guaranteed(account for accounts in self.charged.values() for account in accounts)
-        return min((account.remaining.mu_sq_pico for account in accounts), default=0)
+        return min((account.remaining.mu_sq_pico for account in guaranteed(self.every)), default=0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,27 +223,26 @@ class Planner:
         Raises NotFound, UnitMismatch, InvalidMechanism, InvalidRequest if the mechanism has no such parameter, TooLarge
         if it takes too long, and Overloaded if it gets no turn.
         """
-        catalogue.demand_project_of_key(actor, request.project)
-        resolved = await self._catalogue.resolve(actor, request.datasets)
-        mechanism, _ = sizes.completed(request.mechanism, request.mechanism.model_dump(exclude_none=True), resolved)
-        request = request.model_copy(update={"mechanism": mechanism})
-        solve_for = None if request.solve_for is None else plan.parameter(request.mechanism, request.solve_for)
-        seen = await asyncio.to_thread(self._see, actor, resolved, request.project)
-        costed = await self._costing.cost(actor, resolved, request, urgency=Urgency.ADVICE)
+        request, seen = await self._seen(actor, request)
+        resolved, mechanism = seen.resolved, request.mechanism
+        solve_for = None if request.solve_for is None else plan.parameter(mechanism, request.solve_for)
+        costed = await self._costing.cost(actor, resolved, request, urgency=Urgency.ADVICE, situation=seen.situation)
         charge, is_dear = _Charge.of(costed, seen), costed.delta is not None
         is_fit = charge.is_fit
         asked = costed.question
         left = None if asked is None else left_in(asked.situation, asked.shares)
-        question = Question(request.mechanism, costed.terms, seen.remaining, solve_for, is_fit, is_dear, left)
+        question = Question(mechanism, costed.terms, seen.remaining, solve_for, is_fit, is_dear, left)
         inverse = Inverse({}, None)
         if not is_fit or solve_for is not None:
             inverting = partial(invert, question, self._clock_seconds)
             key = question.facts()
-            is_long = is_dear or is_heavy(request.mechanism, costed.terms)
+            is_long = is_dear or is_heavy(mechanism, costed.terms)
             inverse = await self._costing.invert(actor.tenant_id, inverting, is_dear=is_long, key=key)
         # One line for each account, of which there can be thousands.
         answer = await asyncio.to_thread(_answer, actor, seen, charge, costed.delta, inverse)
-        sees_all = all(actor.sees(definition.name) for definition in resolved.definitions.values())
+        sees_all = all(seen.shows(actor, definition.name) for definition in resolved.definitions.values())
+        if seen.at_most_percent is not None and seen.at_most is not None and sees_all:
+            answer["at_most"] = AtMost(percent=float(seen.at_most_percent), amount=show_amount(seen.at_most))
         if sees_all:
             taken = portions.taken(charge.amount, seen.rooms)
             answer["percent"], answer["percent_of_delta"] = taken["percent"], taken["percent_of_delta"]
@@ -194,6 +260,18 @@ class Planner:
                 answer["shares"] = answers.shares_of(charge.amount, costed.table)
         return answer
 
+    async def _seen(self, actor: Actor, request: PlanRequest) -> tuple[PlanRequest, _Seen]:
+        """Return a plan with the number of units that its mechanism lacks, and what it would be decided on."""
+        if request.budget is not None:
+            mechanisms.demand_sized(request.mechanism)
+            return request, _new(request, request.budget)
+        catalogue.demand_project_of_key(actor, request.project)
+        resolved = await self._catalogue.resolve(actor, request.datasets or ())
+        mechanism, _ = sizes.completed(request.mechanism, request.mechanism.model_dump(exclude_none=True), resolved)
+        seen = await asyncio.to_thread(self._see, actor, resolved, request.project)
+        request = request.model_copy(update={"mechanism": mechanism})
+        return request, replace(seen, at_most_percent=request.at_most_percent)
+
     def _see(self, actor: Actor, resolved: Resolved, project: str | None) -> _Seen:
         read_sets = read_sets_of_uses(resolved.uses, project=project, principal_id=actor.principal_id)
         with self._store.reading(actor.tenant_id) as reading:
@@ -206,15 +284,29 @@ class Planner:
         return _Seen(resolved, books, charged)
 
 
+def _new(request: PlanRequest, budget: Budget) -> _Seen:
+    """Return what a run would be decided on, on a dataset that was just registered with this budget."""
+    bound, adjacency = request.bound or "certified", request.adjacency or "add_or_remove_one"
+    limit, id_ = limit_of(budget, bound=bound), UUID(int=0)
+    definition = Definition(id_, NEW, "record", adjacency, bound, None)
+    declared, costing = budget.model_dump(exclude_none=True), DEFAULT_COSTING[bound]
+    dataset = Dataset(definition, "", "", declared, limit, "active", 1, b"", costing=costing)
+    key = AccountKey(id_)
+    account = Account(key, limit)
+    resolved = Resolved((Use(id_, (), (NEW,)),), {id_: definition}, bound, adjacency)
+    books = Books(datasets={id_: dataset}, accounts={key: account})
+    return _Seen(resolved, books, {id_: [account]}, request.at_most_percent, is_new=True)
+
+
 def _answer(actor: Actor, seen: _Seen, charge: _Charge, delta: Decimal | None, inverse: Inverse) -> Planned:
     is_fit, cost = charge.is_fit, charge.cost
     names = {id_: definition.name for id_, definition in seen.resolved.definitions.items()}
     datasets = [
-        _planned_on(names[id_], seen.books.datasets[id_], accounts if actor.sees(names[id_]) else (), charge)
+        _planned_on(names[id_], seen.books.datasets[id_], accounts if seen.shows(actor, names[id_]) else (), charge)
         for id_, accounts in seen.charged.items()
     ]
     binding = [
-        _planned_binding(actor, item)
+        _planned_binding(item, is_seen=seen.shows(actor, item["name"]))
         for id_, accounts in seen.charged.items()
         for item in bindings(names[id_], accounts, charge.amount, charge.needed)
         if not is_fit
@@ -246,7 +338,7 @@ def _warn(answer: Planned, actor: Actor, seen: _Seen, drawn: Mapping[str, Any], 
     about_delta = [
         text
         for id_, accounts in seen.charged.items()
-        if actor.sees(names[id_]) and answer["fits"]
+        if seen.shows(actor, names[id_]) and answer["fits"]
         for used in ([(one.key, one.limit, one.spent + one.held + cost) for one in accounts],)
         for text in delta_left.of_accounts(names[id_], used)
     ]
@@ -255,10 +347,10 @@ def _warn(answer: Planned, actor: Actor, seen: _Seen, drawn: Mapping[str, Any], 
         answer["warnings"] = warnings
 
 
-def _planned_binding(actor: Actor, binding: Binding) -> PlannedBinding:
+def _planned_binding(binding: Binding, *, is_seen: bool) -> PlannedBinding:
     """Return what binds, without its numbers if the caller does not see the dataset."""
     planned = PlannedBinding(**binding)
-    if not actor.sees(binding["name"]):
+    if not is_seen:
         planned["remaining"] = planned["limit"] = None
         planned["percent_requested"] = planned["percent_remaining"] = None
     return planned

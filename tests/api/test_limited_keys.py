@@ -91,6 +91,7 @@ def scene(ledger: Ledger) -> Scene:
     ledger.register(name=tight, **{**texts, "budget": {"mu": 0.1, "delta": 1e-6}})
     made.runs.append(made.ask(ledger, "open", tight))  # refused by what is hidden alone
     alone = made.ask(ledger, hidden, project=f"{MARK}-project")
+    made.runs += waiting(made, texts)
     ok(ledger.put("/v1/policy", {"second_steward": True, "reason": "for the test"}))
     pending = made.moved(made.ask(ledger, *both), ("start", None), ("void", SAID))
     over = made.moved(made.ask(ledger, *both), ("start", None), ("settle", {"steps": 10**9}))  # freezes both
@@ -105,8 +106,29 @@ def scene(ledger: Ledger) -> Scene:
         (first,) = ok(ledger.get(f"/v1/datasets/{name}/entries", limit=1))["items"]
         made.hidden_ids.add(first["entry"]["dataset_id"])
     made.clients = {role: ledger.as_(role, datasets=list(SEEN)) for role in ROLES}
-    assert len(made.hidden_ids) == 6
+    assert len(made.hidden_ids) == 8
     return made
+
+
+def waiting(made: Scene, texts: Mapping[str, Any]) -> list[str]:
+    """Runs that waited for a steward: approved, refused, and still waiting, whichever dataset they name first, one of
+    them on what is derived from a dataset that the keys see."""
+    waits, leaf = f"{MARK}-waits", f"{MARK}-leaf"
+    made.admin.register(name=waits, **texts)
+    origin = [{"name": "open", "unit_preserving": True}]
+    ok(made.admin.post("/v1/datasets", {"name": leaf, "derived_from": origin, "budget": BIG, **WEAK}))
+    for name in (waits, leaf):
+        ok(made.admin.put(f"/v1/datasets/{name}/fair-use", {"waits_above_percent": 0, **SAID}))
+    steward = made.admin.as_("steward")
+    runs = []
+    for datasets in (("open", waits), (waits, "open"), (leaf,)):
+        for answer in ("approve", "refuse", None):
+            run = made.ask(made.admin, *datasets)
+            if answer is not None:
+                assert made.admin.get(f"/v1/proposals/{run}").json()["state"] == "open"
+                ok(steward.post(f"/v1/proposals/{run}/{answer}", SAID))
+            runs.append(run)
+    return runs
 
 
 # --- every call ------------------------------------------------------------------------------------------------------

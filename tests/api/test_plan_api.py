@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import random
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,9 +13,10 @@ from typing import Any
 import pytest
 
 from ledger.service.inverting import SECONDS_MAX
-from ledger.service.planner import Planner
+from ledger.service.planner import NEW, Planner
 from tests.accounting.test_plan import dearer, hardest
 from tests.kit.driver import RELEASE, WEAK, Ledger, Terminal
+from tests.kit.scene import ok
 from tests.kit.trials import trials
 
 SGD: dict[str, Any] = {"type": "dpsgd", "noise_multiplier": 1.1, "sampling": "poisson"}
@@ -220,6 +222,76 @@ def test_the_state_is_said(ledger: Ledger) -> None:
         assert (said["fits"], said["datasets"][0]["state"], said["solution"]["value"]) == (True, state, 25)
 
 
+# --- a budget without a dataset, and a part of what is left ----------------------------------------------------------
+
+TWO: dict[str, Any] = {"epsilon": 2, "at_delta": 1e-5}
+
+
+def test_a_plan_on_a_budget_is_one_on_a_new_dataset(ledger: Ledger) -> None:
+    """Goal: a budget that no dataset has is planned as if one were just registered with it, under the same terms, and
+    by any key. Method: both plans, of mechanisms with and without certificates, under each bound; compare all but the
+    name."""
+    solved = 0
+    ledger.register()
+    limited = ledger.as_("requester", datasets=["mnist"])
+    for number, terms in enumerate(({}, {"bound": "clt"}, {"adjacency": "replace_one"})):
+        name = f"new-{number}"
+        ledger.register(name=name, **{"bound": "certified", "size": None, **terms}, budget=TWO)
+        asked: list[tuple[dict[str, Any], str | None]] = [
+            ({"type": "gaussian", "noise_multiplier": 0.1}, "noise_multiplier"),
+            ({"type": "gaussian", "noise_multiplier": 5}, "runs"),
+            ({**SGD, "sample_rate": 0.01, "steps": 100}, "noise_multiplier" if terms else None),
+        ]
+        for mechanism, solve_for in asked:
+            body = {"mechanism": mechanism, "solve_for": solve_for}
+            wanted = ok(ledger.post("/v1/plan", {"datasets": [name], **body}))
+            planned_so = ok(limited.post("/v1/plan", {"budget": TWO, **terms, **body}))
+            told = json.dumps(planned_so).replace(NEW, name)
+            assert json.loads(told) == wanted
+            solved += wanted["solution"] is not None
+    assert solved == 8
+
+
+def test_a_run_takes_at_most_a_part_of_what_is_left(ledger: Ledger) -> None:
+    """Goal: what is solved for takes at most this part of what is left, of mu² and of delta, and the next value more.
+    Method: a tenth, after a run was approved, by runs costed by themselves and beside what is left."""
+    for costing in ("standalone", "residual"):
+        name = f"mnist-{costing}"
+        ledger.register(name=name, bound="certified", costing=costing, budget={"mu": 1, "delta": 1e-6})
+        ok(ledger.post("/v1/runs", {**RELEASE, "datasets": [name]}, Idempotency_Key=name))
+        left = ok(ledger.get(f"/v1/datasets/{name}"))["balance"]["remaining"]
+        tenth = {digits: int(left[digits]) // 10 for digits in ("mu_sq_pico", "delta_atto")}
+
+        def tried(value: float, name: str = name, **more: Any) -> dict[str, Any]:
+            mechanism = {"type": "gaussian", "noise_multiplier": value}
+            body = {"datasets": [name], "mechanism": mechanism, "at_most_percent": 10, **more}
+            answer: dict[str, Any] = ok(ledger.post("/v1/plan", body))
+            return answer
+
+        solved = tried(1.5, solve_for="noise_multiplier")
+        assert solved["at_most"]["percent"] == 10
+        assert {digits: int(solved["at_most"]["amount"][digits]) for digits in tenth} == tenth
+        assert (solved["fits"], solved["binding"]) == (False, [])
+        least = solved["solution"]["value"]
+        assert int(solved["solution"]["cost"]["mu_sq_pico"]) <= tenth["mu_sq_pico"]
+        assert tried(least)["fits"]
+        assert not tried(next_value("noise_multiplier", least))["fits"]
+        assert ok(ledger.post("/v1/plan", {"datasets": [name], "mechanism": RELEASE["mechanism"]}))["fits"]
+        runs = tried(100, solve_for="runs")["solution"]
+        assert int(runs["cost"]["mu_sq_pico"]) <= tenth["mu_sq_pico"]
+        assert runs["value"] > 1
+
+
+def test_a_certified_run_takes_at_most_a_part(ledger: Ledger) -> None:
+    """Goal: the share of delta of a certificate fits in the part as well. Method: a tenth of a new budget; then the
+    same of a part that has no room for any share."""
+    mechanism = {**SGD, "noise_multiplier": 4, "sample_rate": 0.01, "steps": 100}
+    body = {"budget": TWO, "mechanism": mechanism, "at_most_percent": 10}
+    fits = ok(ledger.post("/v1/plan", body))
+    assert (fits["fits"], fits["delta"] <= 1e-7) == (True, True)
+    assert not ok(ledger.post("/v1/plan", {**body, "delta": 2e-7}))["fits"]
+
+
 # --- who may, and what is refused ------------------------------------------------------------------------------------
 
 
@@ -258,6 +330,22 @@ WRONG: dict[str, tuple[dict[str, Any], str, str]] = {
     ),
     "no name": ({"datasets": ["Mnist"]}, "invalid-request", "datasets.0.name"),
     "no segment": ({"segments": 0}, "invalid-request", "segments"),
+    "datasets and a budget": ({"budget": TWO}, "invalid-request", "datasets"),
+    "neither": ({"datasets": None}, "invalid-request", "datasets"),
+    "a project of no dataset": ({"datasets": None, "budget": TWO, "project": "x"}, "invalid-request", "project"),
+    "a bound of a dataset": ({"bound": "clt"}, "invalid-request", "bound"),
+    "too small a budget": (
+        {"datasets": None, "budget": {"mu": 1e-9, "delta": 0}},
+        "invalid-request",
+        "budget.mu",
+    ),
+    "more than all": ({"at_most_percent": 101}, "invalid-request", "at_most_percent"),
+    "no part": ({"at_most_percent": 0}, "invalid-request", "at_most_percent"),
+    "no size": (
+        {"datasets": None, "budget": TWO, "mechanism": {**SGD, "batch_size": 9, "epochs": 1}},
+        "invalid-mechanism",
+        "mechanism.dataset_size",
+    ),
     "magic": ({"mechanism": {"type": "magic"}}, "invalid-mechanism", "mechanism.type"),
 }
 
@@ -321,3 +409,24 @@ def test_the_command(terminal: Terminal) -> None:
     assert "Each of these would fit" in used_up.out
     terminal("dataset freeze mnist --reason look")
     assert "mnist is frozen" in terminal(line).out
+
+
+def test_the_command_without_a_dataset_and_for_a_part(terminal: Terminal) -> None:
+    """Goal: `plan` takes a budget in place of a dataset, and a part of what is left. Method: both, as typed; what is
+    suggested for a part is pasted; what cannot be meant is rejected."""
+    line = "plan --solve-for noise-multiplier --epsilon 2 --at-delta 1e-5 --type gaussian --noise-multiplier 1"
+    told = terminal(line)
+    assert told.status == 1
+    assert told.out.splitlines()[0].split("  ") == ["does not fit", "a new dataset"]
+    value = terminal(f"{line} --json").json["solution"]["value"]
+    assert told.out.splitlines()[-1].strip() == f"--noise-multiplier {value}"
+    terminal("dataset create mnist --epsilon 3 --at-delta 1e-5")
+    part = "plan mnist --type gaussian --noise-multiplier 2 --at-most 10% --solve-for noise-multiplier"
+    told = terminal(part)
+    assert "10 % of what is left: mu 0.2" in told.out
+    assert told.status == 1
+    pasted = told.out.splitlines()[-1].strip()
+    assert "--at-most" not in pasted
+    assert terminal(pasted).status == 0
+    for wrong in ("plan --type gaussian --noise-multiplier 1", part.replace("10%", "0.1"), f"{line} --mu 1"):
+        assert terminal(wrong).status == 2

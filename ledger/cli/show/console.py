@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from decimal import ROUND_CEILING, ROUND_FLOOR, Context
 from pathlib import Path
-from typing import Any, BinaryIO, Final, TextIO
+from typing import Any, BinaryIO, Final, Literal, TextIO
 
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import FileSizeColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
@@ -153,7 +153,7 @@ def new_grid() -> Table:
     """Return a grid of two columns: a dim name and its value."""
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="dim", justify="right")
-    grid.add_column()
+    grid.add_column(overflow="fold")
     return grid
 
 
@@ -161,9 +161,10 @@ def new_table(*columns: str, right: Sequence[str] = ()) -> Table:
     """Return a table with these columns; those in `right` are aligned to the right."""
     table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
     for column in columns:
-        # Ids are copied, so they must not be cut or broken.
+        # Ids are copied, so they must not be cut or broken. Numbers must not be either: texts are, instead.
         whole = column in ("run", "id")
-        table.add_column(column, justify="right" if column in right else "left", no_wrap=whole, min_width=36 * whole)
+        justify: Literal["left", "right"] = "right" if column in right else "left"
+        table.add_column(column, justify=justify, no_wrap=whole or column in right, min_width=36 * whole)
     return table
 
 

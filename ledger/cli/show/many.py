@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 from rich.text import Text
 
 from ledger.cli.show import rows
-from ledger.cli.show.console import err, new_table, number, out, up
+from ledger.cli.show.console import err, number, out, up
 from ledger.cli.show.runs import plain_percent
 
 if TYPE_CHECKING:
@@ -20,13 +20,15 @@ WARNINGS_MAX: Final = 10
 
 def batch(asked: Sequence[Mapping[str, Any]], results: Sequence[BatchResult], *, is_refused: bool) -> None:
     """Print the outcome of each run of a batch, one per line, in order."""
-    table = new_table("", "datasets", "", "run", "%", "mu", right=("", "%", "mu"))
+    cells: list[tuple[str | Text, ...]] = []
     for index, (run, result) in enumerate(zip(asked, results, strict=True), start=1):
         uses = run.get("datasets", ())
         names = ", ".join(str(use.get("name") if isinstance(use, dict) else use) for use in uses)
-        table.add_row(str(index), names, *_outcome(result))
+        cells.append((str(index), names, *_outcome(result)))
     console = err if is_refused else out
-    console.print(table)
+    columns = ("", "datasets", "outcome", "run", "%", "mu")
+    table = rows.Rows(columns, cells, right=("", "%", "mu"), ids=("run",), texts=("datasets",), drop=("datasets",))
+    rows.show(table, console=console)
     for text in _warnings_of(results):
         console.print(Text.assemble(("warning", "bold yellow"), f": {text}"))
     if is_refused:

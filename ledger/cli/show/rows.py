@@ -7,6 +7,7 @@ order that the table states. `--json` always has all of it.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -21,6 +22,7 @@ from ledger.cli.show.console import out
 ID_LENGTH: Final = 8
 TEXT_LENGTH_MIN: Final = 16
 _GAP: Final = 2
+_NUMBER_AT_END: Final = re.compile(r"[-+]?[0-9][-+0-9.,e]*$")
 Cell = str | Text
 
 
@@ -42,7 +44,8 @@ class Rows:
 def show(rows: Rows, *, console: Console = out) -> None:
     """Print the rows, and which columns were left out."""
     table, left_out = fitted(rows, width=console.width, is_terminal=console.is_terminal)
-    console.print(table)
+    # If the columns that must stay are too wide, the terminal breaks the lines: Rich would cut their ends off.
+    console.print(table, width=max(console.width, table.min_width or 0), crop=False)
     if left_out:
         console.print(Text(f"not shown here: {', '.join(left_out)}; a wider window or --json has them", style="dim"))
 
@@ -62,7 +65,8 @@ def fitted(rows: Rows, *, width: int, is_terminal: bool) -> tuple[Table, list[st
             del columns[name]
             left_out.append(name)
             cut = _cut(columns, rows.texts, width)
-    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, _GAP, 0, 0))
+    least = _total(cut) - _GAP  # none after the last column
+    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, _GAP, 0, 0), min_width=least)
     for name, cells in cut.items():
         table.add_column(
             name, justify="right" if name in rows.right else "left", no_wrap=True, min_width=_width(name, cells)
@@ -93,5 +97,10 @@ def _cut(columns: dict[str, list[Cell]], texts: Sequence[str], width: int) -> di
         if beyond <= 0:
             break
         length = max(_width(name, cut[name]) - beyond, TEXT_LENGTH_MIN)
-        cut[name] = [cell if cell_len(str(cell)) <= length else f"{str(cell)[: length - 1]}…" for cell in cut[name]]
+        cut[name] = [cell if cell_len(str(cell)) <= length else _shortened(str(cell), length) for cell in cut[name]]
     return cut
+
+
+def _shortened(text: str, length: int) -> str:
+    """Return the beginning of a text, without a number that would be cut."""
+    return f"{_NUMBER_AT_END.sub('', text[: length - 1])}…"

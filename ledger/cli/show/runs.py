@@ -145,6 +145,10 @@ def planned(
     cost(grid, answer)
     _segments(grid, answer.get("segments"))
     _left(grid, "left", "remaining", datasets)
+    if "at_most" in answer:
+        most = answer["at_most"]
+        may = f"mu {down(most['amount']['mu'])}, delta {down(most['amount']['delta'])}"
+        grid.add_row("at most", f"{most['percent']:g} % of what is left: {may}")
     _left(grid, "after", "after", datasets)
     runs_left(grid, answer)
     grid.add_row("method", f"{answer['method']}{', an estimate' if answer['is_estimate'] else ''}")
@@ -449,8 +453,8 @@ def evaluated(answer: Evaluated, declared: Mapping[str, Any] | None = None) -> N
     """Print the cost of a mechanism. declared: the mechanism."""
     grid = new_grid()
     for epsilon in answer["epsilon"]:
-        why = epsilon.get("why")
-        grid.add_row(f"epsilon at {number(epsilon['delta'])}", up(epsilon["value"]) if why is None else f"none: {why}")
+        value = f"none: {epsilon['why']}" if "why" in epsilon else up(epsilon["value"])
+        grid.add_row(f"epsilon at {number(epsilon['delta'])}", value)
     grid.add_row("mu", str(answer["cost"]["mu"]))
     grid.add_row("delta", str(answer["cost"]["delta"]))
     grid.add_row("bound", "clt: an estimate, not a guarantee" if answer["is_estimate"] else "certified")

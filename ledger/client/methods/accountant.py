@@ -46,18 +46,25 @@ class Accountant(Calls[Answer]):
     def plan(
         self,
         *,
-        datasets: Sequence[str | Mapping[str, Any]],
+        datasets: Sequence[str | Mapping[str, Any]] | None = None,
         mechanism: AnyMechanism,
         delta: Number | None = None,
         segments: int | None = None,
         project: str | None = None,
         solve_for: str | None = None,
         size_differs: str | None = None,
+        budget: Mapping[str, Any] | None = None,
+        bound: str | None = None,
+        adjacency: str | None = None,
+        at_most_percent: Number | None = None,
     ) -> Answer:
         """Check whether a run would fit now, and what it would leave. Nothing is recorded.
 
         `solve_for` names a parameter of the mechanism to solve for, or `runs` for how many such runs fit. If the run
         does not fit, `fits` is False; nothing is raised. `size_differs`: as for `run`.
+
+        `budget` in place of `datasets` plans as on a new dataset with that budget; `bound` and `adjacency` go with it.
+        `at_most_percent` is the most that the run may take of what is left.
 
         >>> planned = ledger.plan(datasets=["mnist"], mechanism=Gaussian(noise_multiplier=5), solve_for="runs")
         >>> planned["fits"], planned["solution"]["value"]
@@ -72,6 +79,10 @@ class Accountant(Calls[Answer]):
                 project=project,
                 solve_for=solve_for,
                 size_differs=size_differs,
+                budget=budget,
+                bound=bound,
+                adjacency=adjacency,
+                at_most_percent=at_most_percent,
             )
         )
 

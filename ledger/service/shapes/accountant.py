@@ -82,12 +82,20 @@ class Solution(TypedDict):
     cost: Annotated[AmountShown, Field(description="The charge for this value; for all `runs` together.")]
 
 
+class AtMost(TypedDict):
+    percent: float
+    amount: Annotated[AmountShown, Field(description="The most that the run may take of what is left.")]
+
+
 class Planned(TypedDict):
     fits: bool
     percent: NotRequired[Percent]
     percent_of_delta: NotRequired[PercentOfDelta]
     epsilon: NotRequired[EpsilonAlone]
     cost: AmountShown
+    at_most: NotRequired[
+        Annotated[AtMost, Field(description="For `at_most_percent`. A run that takes more may fit in what is left.")]
+    ]
     runs_left: NotRequired[RunsLeft]
     bound: Bound
     method: str
