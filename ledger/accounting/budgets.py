@@ -104,8 +104,8 @@ def _invalid(field: str, detail: str) -> InvalidRequest:
 def report_deltas(budget: dict[str, Any]) -> list[float]:
     """Return the deltas at which a dataset's epsilon is shown: that of its budget, or the usual ones.
 
-    No epsilon holds at a delta below the budget's own, and little is left for one at the same: if no usual one is larger,
-    the first is ten times that.
+    No epsilon holds at a delta below the budget's own, and little is left for one at the same: if no usual one is
+    larger, the first is ten times that.
     """
     if "at_delta" in budget:
         return [float(budget["at_delta"])]
