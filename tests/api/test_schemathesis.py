@@ -109,6 +109,8 @@ def configuration(admin: Ledger, operator_key: str, *, examples: int, edgeless: 
         f"runs = {toml({'values': [things.run]})}",
         f"keys = {toml({'values': [things.key]})}",
         f"proposals = {toml({'values': [raised(steward, 'clicks') for _ in range(20)]})}",
+        "[checks]",
+        f"max_response_time = {REQUEST_SECONDS_MAX}",  # a time is no test
         "[checks.positive_data_acceptance]",
         f"expected-statuses = {toml(REFUSALS)}",
     ]
