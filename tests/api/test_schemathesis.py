@@ -30,7 +30,7 @@ EXAMPLES = 1
 EDGES = 0.45
 """The edges of the schemas of so large a part of all calls, which a seed chooses; of all under `make prove`. They are
 nearly all of the requests."""
-CHAINS = 20
+CHAINS = 30
 """For each of those so many chains of calls along links."""
 REQUEST_SECONDS_MAX = 60
 EXAMPLES_TO_PROVE = 300
