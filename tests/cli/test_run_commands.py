@@ -49,6 +49,19 @@ def test_one_run_as_it_is_shown(terminal: Terminal) -> None:
     assert (missing.status, "No run has this id" in missing.err) == (5, True)
 
 
+def test_a_run_that_waited_shows_who_approved_it(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Goal: whoever looks at a run that waited for a steward reads who asked for it, who approved it, and why."""
+    terminal("dataset create counts --mu 1 --delta 1e-6")
+    assert terminal("dataset fair-use counts --waits-above 3 --reason 'large ones wait'").status == 0
+    waiting = terminal(f"request counts {RELEASE} --json").json["run"]
+    with monkeypatch.context() as other:
+        other.setenv("LEDGER_KEY", terminal("key create sue --role steward --json").json["secret"])
+        assert terminal(f"proposal approve {waiting[:8]} --reason 'looks right'").status == 0
+    shown = terminal(f"run show {waiting}").out.partition("when (UTC)")[2]
+    order = ("asked, and waited for a steward +admin", r".*\n.*approved by a steward +sue", ".*looks right")
+    assert re.search("".join(order), shown), shown
+
+
 def test_runs_that_are_sought(terminal: Terminal) -> None:
     """Goal: every filter reaches the server, and a table has what was charged. Method: two runs that differ."""
     terminal("dataset create counts --mu 1 --delta 1e-6")

@@ -129,7 +129,13 @@ def _timeline(item: RunInFull) -> None:
 
 
 def _events(item: RunInFull) -> Iterator[tuple[str, str, str, str]]:
-    yield item["created_at"], f"asked, and {item['decision']}", _who(item["asked_by"]), ""
+    waited = item.get("proposal")
+    if waited is None:
+        yield item["created_at"], f"asked, and {item['decision']}", _who(item["asked_by"]), ""
+    else:
+        yield waited["at"], "asked, and waited for a steward", _who(waited["by"]), ""
+        what = "approved by a steward" if item["decision"] == "approved" else "approved by a steward, and refused"
+        yield item["created_at"], what, _who(waited["approved_by"]), waited.get("reason") or ""
     for name, what in _WHAT.items():
         event: RunEvent | None = item.get(name)  # type: ignore[assignment]
         if event is not None:
