@@ -297,6 +297,8 @@ def test_very_many_parts_are_levels_of_a_schedule(monkeypatch: pytest.MonkeyPatc
     found = cost({"type": "composed", "parts": parts})
     assert curves == [101]
     assert 0.735 <= found.mu == cost(schedule([*phases, phases[-1]])).mu
+    # A level of a schedule among the parts is one more of the same.
+    assert cost({"type": "composed", "parts": [*parts[:-1], schedule([phases[-1]])]}).mu == found.mu
     beside = cost({"type": "composed", "parts": [*parts, {"type": "gaussian", "noise_multiplier": 1}]})
     assert beside.mu == pytest.approx(math.hypot(found.mu, 1), rel=1e-12)
     mechanism = mechanisms.parse({"type": "composed", "parts": parts})
