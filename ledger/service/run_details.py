@@ -74,7 +74,7 @@ def in_full(
             "refused_by": refused[run.id][0] if run.id in refused else None,
             "refused_by_count": refused[run.id][1] if run.id in refused else None,
             "proposals": [
-                _proposal(proposal, answers_by_id.get(str(proposal.id)), now_us)
+                proposal_of_run(proposal, answers_by_id.get(str(proposal.id)), now_us)
                 for proposal in proposals
                 if proposal.run_id == run.id
             ],
@@ -108,7 +108,8 @@ def _hidden(item: RefusedBy) -> RefusedBy:
     }
 
 
-def _proposal(proposal: Proposal, answer: Answered | None, now_us: int) -> RunProposalShown:
+def proposal_of_run(proposal: Proposal, answer: Answered | None, now_us: int) -> RunProposalShown:
+    """Return a proposal about a run as answers show it. answer: a steward's, if there was one."""
     return RunProposalShown(
         id=str(proposal.id),
         what=proposal.kind,

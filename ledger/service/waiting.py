@@ -12,8 +12,9 @@ from ledger.core.entries import Record
 from ledger.core.people import Actor, Proposal
 from ledger.errors import LedgerError, NotFound, ProposalState, RunState, RunWaits
 from ledger.service import answers
-from ledger.service.shapes.runs import RunInFull, RunProposalShown
-from ledger.service.two_people import Answered, answered, proposal_shown, proposed, state_of
+from ledger.service.run_details import proposal_of_run
+from ledger.service.shapes.runs import RunInFull
+from ledger.service.two_people import Answered, answered, proposed, state_of
 from ledger.store import Reading, Store
 
 _TO_DO = "A steward approves it with: privacy-ledger proposal approve {} --reason …. Until then it holds nothing."
@@ -108,7 +109,6 @@ def in_full(reading: Reading, proposal: Proposal) -> RunInFull:
     facts = proposal.body["request"]
     state = state_of(proposal, now_us=now_us)
     answer = answered(reading, [proposal]).get(str(proposal.id))
-    shown = proposal_shown(proposal, "", now_us=now_us, answered=answer)
     whole = RunInFull(
         id=str(proposal.id),
         state="waiting" if state == "open" else "expired" if state == "expired" else "refused",
@@ -129,19 +129,7 @@ def in_full(reading: Reading, proposal: Proposal) -> RunInFull:
         start_by=None,
         refused_by=None,
         refused_by_count=None,
-        proposals=[
-            RunProposalShown(
-                id=shown["id"],
-                what="run",
-                by=shown["proposed_by"],
-                at=shown["created_at"],
-                state=shown["state"],
-                approve_by=shown["approve_by"],
-                answered_by=shown["answered_by"],
-                answered_at=shown["answered_at"],
-                answered_reason=shown["answered_reason"],
-            )
-        ],
+        proposals=[proposal_of_run(proposal, answer, now_us)],
     )
     if "expected_batch" in facts:
         whole["expected_batch"] = facts["expected_batch"]
