@@ -22,9 +22,10 @@ from sqlalchemy import make_url
 
 from ledger.operate import deploy
 from ledger.operate.deploy import FirstKeys
+from ledger.report import pool, process
 from ledger.settings import Settings
 from ledger.store import Store, engine_for
-from tests.kit import compiled, postgres
+from tests.kit import compiled, forked, postgres
 from tests.kit.driver import KNOWN, SIGNING_KEY, Ledger, Served, Terminal, environment, first_keys, serve, serve_here
 from tests.kit.trials import trials
 
@@ -63,6 +64,18 @@ def _statements_are_compiled_once() -> Iterator[None]:
     """A fifth of what most tests take, otherwise."""
     with compiled.once():
         yield
+
+
+@pytest.fixture(autouse=True)
+def _reports_are_made_by_forks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The processes that make reports start at once, unless the test is about how they start."""
+    if "starts_report_processes" not in request.keywords:
+        monkeypatch.setattr(pool, "start", _fork_that_reports)
+
+
+def _fork_that_reports() -> forked.Piped:
+    env = {name: value for name, value in os.environ.items() if not name.startswith("LEDGER_")}
+    return forked.Piped([process.__name__], env)
 
 
 class Templates:

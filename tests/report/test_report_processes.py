@@ -363,6 +363,7 @@ def shown(pid: int) -> bytes:
     return b"".join(file.read_bytes() for file in files if file.exists())
 
 
+@pytest.mark.starts_report_processes
 def test_what_a_process_is_given(database: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """Goal: a process that makes reports gives way to others, has none of the server's secrets in its environment, and
     no password among its arguments. Method: what the system says of it."""
@@ -400,6 +401,7 @@ def test_a_database_that_can_only_be_read(database: Settings) -> None:
 # --- what goes wrong -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.starts_report_processes
 def test_what_goes_wrong_is_a_problem(database: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """Goal: a fault in the process is answered as one in this process is. Method: a database that is not there, a job
     that is none, a process that dies; and after each of them a report."""
