@@ -33,7 +33,7 @@ from ledger.core.decision.of_run import charged_postings, demand_state, run_of, 
 from ledger.core.decision.posting import Drafts, Posting, Repeat, eased, frozen, write
 from ledger.core.decision.two_people import Guarded, propose_first, seconded
 from ledger.core.runs import Run
-from ledger.errors import InvalidRequest, TooLarge
+from ledger.errors import InvalidRequest, ProposalState, TooLarge
 
 CORRECTIONS_MAX: Final = 100
 """The most corrections of one run: each is kept for good, and read with it."""
@@ -77,6 +77,7 @@ def correct(books: Books, command: Correct, now_us: int) -> Drafts | Repeat:
     if lowers and any(_is_full(account) for posting in before for account in guaranteed(posting.accounts)):
         raise run_state(run, "Nothing can be given back: more was spent than a balance can state.")
     stated = {"request": command.body, "number": command.known.corrections + 1}
+    _demand_same(books, command, stated["number"])
     guarded = _guarded(command, before, {**stated, **({"lowers": True} if lowers else {})}, is_always=lowers)
     if (proposed := propose_first(books, guarded, now_us)) is not None:
         return proposed
@@ -84,6 +85,16 @@ def correct(books: Books, command: Correct, now_us: int) -> Drafts | Repeat:
     project = {} if run.project is None else {"project": run.project}
     facts = {**stated, **project, **_facts(command, charge, after), **seconded(books, guarded, now_us)}
     return write(books, after, command.actor, "run-corrected", facts, _corrected(run))
+
+
+def _demand_same(books: Books, command: Correct, number: int) -> None:
+    """Raise ProposalState if what a second person approves was proposed before another correction."""
+    proposal = books.proposals.get(command.consent.proposal_id) if command.consent.is_second else None
+    if proposal is not None and proposal.body["request"].get("number") != number:
+        raise ProposalState(
+            "The run was corrected after this was proposed. Look at what it is charged now, and propose it again.",
+            state=proposal.state,
+        )
 
 
 def _guarded(command: Correct, before: Sequence[Posting], facts: dict[str, Any], *, is_always: bool) -> Guarded:
