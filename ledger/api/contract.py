@@ -38,6 +38,7 @@ SPECIFIC: Final[Mapping[str, tuple[str, ...]]] = {
     "POST /v1/runs/{id}/settle": ("overrun", "run-state"),
     "POST /v1/runs/{id}/confirm": ("run-state",),
     "POST /v1/runs/{id}/correct": ("run-state",),
+    "POST /v1/runs/{id}/correction": ("invalid-mechanism", "run-state"),
     "POST /v1/runs/{id}/void": ("run-state",),
     "GET /v1/runs/{id}/receipt": ("run-state",),
     "GET /v1/runs/{id}/attestation": ("journal-broken", "run-state"),

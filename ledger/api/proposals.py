@@ -15,14 +15,14 @@ from ledger.api.routing import Route
 from ledger.api.services import services
 from ledger.service.requests.tenants import Approval, Refusal
 from ledger.service.shapes.datasets import DatasetShown
-from ledger.service.shapes.runs import RunInFull, RunMoved
+from ledger.service.shapes.runs import RunCorrected, RunInFull, RunMoved
 from ledger.service.shapes.tenants import ProposalPage, ProposalShown, ProposalStateShown
 
 router = APIRouter(prefix="/v1/proposals", route_class=Route, tags=["proposals"])
 
 _DONE: Final[dict[int | str, dict[str, Any]]] = {
     200: {
-        "model": DatasetShown | RunMoved | RunInFull,
+        "model": DatasetShown | RunMoved | RunCorrected | RunInFull,
         "description": "The proposed change was made: the dataset, or the run. A run that waited was decided.",
     }
 }

@@ -37,6 +37,7 @@ from ledger.service.asking import Answer
 from ledger.service.requests.fields import DatasetName, ProjectName, When
 from ledger.service.requests.runs import (
     ConfirmRequest,
+    CorrectionRequest,
     CorrectRequest,
     NewBatch,
     ProgressRequest,
@@ -51,6 +52,7 @@ from ledger.service.shapes.runs import (
     ProgressShown,
     ReceiptShown,
     RunApproved,
+    RunCorrected,
     RunInFull,
     RunMoved,
     RunPage,
@@ -105,6 +107,17 @@ _CONFIRMED: Final[dict[str, Any]] = {
 }
 _CORRECTED: Final[dict[str, Any]] = {
     "slip": {"summary": "It was a slip", "value": {"steps": 9000, "reason": "Samples were reported in place of steps."}}
+}
+_AMENDED: Final[dict[str, Any]] = {
+    "rho": {
+        "summary": "A quarter of the right rho was declared",
+        "value": {
+            "mechanism": {"type": "zcdp", "rho": 0.08},
+            "reason": "The job's rho was declared for each of four queries, and charged once.",
+            "decided_by_output": False,
+            "evidence": {"review": "privacy team, 2026-11-30"},
+        },
+    }
 }
 _REFUSED: Final[dict[int | str, dict[str, Any]]] = {
     409: {
@@ -329,6 +342,23 @@ async def correct(
     consent, stated = Consent(uuid4()), sent(request)
     return answered(
         await services(request).runs.correct(
+            caller, await _run(request, caller, id), request=body, body=stated, consent=consent
+        )
+    )
+
+
+@router.post("/{id}/correction", responses={200: {"model": RunCorrected}, **PROPOSED}, response_model=None)
+async def amend(
+    id: AnyId,  # noqa: A002 (the contract's name)
+    body: Annotated[CorrectionRequest, Body(openapi_examples=_AMENDED)],
+    caller: Steward,
+    request: Request,
+) -> Response:
+    """Correct what a settled run was declared as: it is charged for what it really was. If that does not fit, its
+    datasets are overdrawn and frozen. Giving back always takes a second steward."""
+    consent, stated = Consent(uuid4()), sent(request)
+    return answered(
+        await services(request).runs.amend(
             caller, await _run(request, caller, id), request=body, body=stated, consent=consent
         )
     )

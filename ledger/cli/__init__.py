@@ -20,6 +20,7 @@
     attesting    signed statements about what a run produced: attest
     held         read the receipts, heads and keys that an auditor kept
     recomputing  without server and database, with the accountant: recompute, registry
+    correcting   correct a run
     voiding      void many runs at once
     mechanism    the options that declare a mechanism
     load         many requests at once, each measured

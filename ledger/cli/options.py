@@ -103,6 +103,13 @@ Segments = Annotated[
 ]
 DatasetName = Annotated[str, typer.Argument(help="The dataset's name.", autocompletion=completion.dataset)]
 _ENOUGH: Final = "Its first 8 characters are enough."
+Models = Annotated[
+    list[Path] | None,
+    typer.Option(
+        help="A file that the run produced, or a folder of such files. The journal keeps its name, size and SHA-256."
+        " Can be repeated."
+    ),
+]
 RunId = Annotated[str, typer.Argument(metavar="RUN", help=f"The run's id. {_ENOUGH}", autocompletion=completion.run)]
 KeyId = Annotated[str, typer.Argument(metavar="ID", help=f"The key's id. {_ENOUGH} Or its name, if that is unique.")]
 ProposalId = Annotated[str, typer.Argument(metavar="ID", help=f"The proposal's id, from `proposal list`. {_ENOUGH}")]

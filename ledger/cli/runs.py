@@ -12,10 +12,12 @@ from typing import Annotated, Any, Final
 import typer
 
 from ledger.cli import completion, show
+from ledger.cli.correcting import correct
 from ledger.cli.mechanism import option_of, takes_mechanism
 from ledger.cli.options import (
     AtDelta,
     Json,
+    Models,
     ProjectName,
     Reason,
     RunId,
@@ -41,13 +43,7 @@ from ledger.cli.voiding import void_all
 from ledger.client.entering import is_over
 from ledger.errors import BatchRefused, BudgetExceeded, InvalidRequest, Overrun
 
-Models = Annotated[
-    list[Path] | None,
-    typer.Option(
-        help="A file that the run produced, or a folder of such files. The journal keeps its name, size and SHA-256."
-        " Can be repeated."
-    ),
-]
+_TRUE: Final = '{"type":"gaussian","noise_multiplier":4}'
 
 
 @takes_mechanism
@@ -324,23 +320,6 @@ def confirm(run: RunId, reason: Reason, as_json: Json = False) -> None:
         print_answer(ledger.confirm(run, reason=reason), as_json, show.runs.moved)
 
 
-def correct(
-    run: RunId,
-    reason: Reason,
-    steps: Annotated[int | None, typer.Option(help="How many steps were executed. Default: all.")] = None,
-    stop: Annotated[str | None, typer.Option(help="As for `settle`.")] = None,
-    model: Models = None,
-    evidence: Annotated[str | None, typer.Option(help="A JSON object that the journal keeps, or @FILE.")] = None,
-    as_json: Json = False,
-) -> None:
-    """Settle a run for what it really executed, instead of what it reported. This may need a second steward."""
-    stated = optional_object(evidence, "evidence")
-    executed = given_fields(steps=steps, stop=stop, models=model or None, evidence=stated)
-    with server() as ledger:
-        answer = ledger.correct(run, reason=reason, **executed)
-    print_answer(answer, as_json, unless_proposed(show.runs.moved))
-
-
 def void(
     reason: Reason,
     run: Annotated[str | None, typer.Argument(metavar="RUN", help="The run's id. Or name the runs by options.")] = None,
@@ -480,7 +459,7 @@ def add_to(app: typer.Typer) -> None:
         (start, f"start {run}"),
         (settle, f"settle {run} --steps 1200"),
         (confirm, f"confirm {run} --reason 'the logs show these steps'"),
-        (correct, f"correct {run} --steps 1200 --reason 'the job counted twice'"),
+        (correct, f"correct {run} --mechanism '{_TRUE}' --not-decided-by-output --reason 'a typing error'"),
         (void, f"void {run} --reason 'the job never began'"),
         (runs, "runs --dataset mnist --state started --overdue"),
         (evaluate, "evaluate --noise-multiplier 1.1 --sample-rate 0.01 --steps 2000 --at-delta 1e-5"),

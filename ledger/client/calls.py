@@ -214,6 +214,32 @@ def correct(
     return send("POST", "runs", run, "correct", is_repeatable=True, reason=reason, **executed)
 
 
+def correction(
+    run: str,
+    *,
+    mechanism: AnyMechanism,
+    reason: str,
+    decided_by_output: bool,
+    on_word_of: str | None = None,
+    advisory: str | None = None,
+    evidence: Mapping[str, Any] | None = None,
+) -> Call:
+    """Correct what a settled run was declared as."""
+    return send(
+        "POST",
+        "runs",
+        run,
+        "correction",
+        is_repeatable=True,
+        mechanism=mechanism,
+        reason=reason,
+        decided_by_output=decided_by_output,
+        on_word_of=on_word_of,
+        advisory=advisory,
+        evidence=evidence,
+    )
+
+
 def _executed(
     *, restarts: Sequence[Mapping[str, Any]] | None, models: Sequence[Model] | None, **given: Any
 ) -> dict[str, Any]:

@@ -228,6 +228,38 @@ class Void(_OnRun):
     is_independent: bool = False
 
 
+class Known(NamedTuple):
+    """What a settled run was charged until now, by its entries.
+
+    charged: all of it, earlier corrections counted. r: the most that one of its charges left unspent: mu², in units of
+    1e-12. corrections: how many there were.
+    """
+
+    charged: Amount
+    r: int
+    corrections: int
+
+
+@dataclass(frozen=True, slots=True)
+class Correct(_OnRun):
+    """A steward states which mechanism a settled run really was. `body` is what was sent.
+
+    known: what the run was charged when its true cost was computed. cost, residual, costing: of the true mechanism, as
+    for `Ask`. replaces: it is stated that no output decided which mechanism ran, so the true one takes the place of the
+    one that was declared; otherwise it is charged in addition. places: the number of the entry that decided the run, by
+    dataset.
+    """
+
+    body: Mapping[str, Any]
+    known: Known
+    cost: Amount
+    costing: Mapping[str, Any]
+    replaces: bool
+    consent: Consent
+    places: Mapping[UUID, int]
+    residual: Residual | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class RefuseProposal:
     """A second steward refuses."""
@@ -238,7 +270,7 @@ class RefuseProposal:
     reason: str
 
 
-OnRun = Start | Settle | Void
+OnRun = Start | Settle | Void | Correct
 OnDataset = Change | SetBudget | AddPartitions | SetProject | SetFairUse
 """A steward's command about a dataset, which may need a second steward."""
 Single = Register | OnDataset | Ask | OnRun | RefuseProposal

@@ -20,7 +20,7 @@ from ledger.core.residual import Residual
 
 CHARGES_MAX: Final = 200_000
 """The most charges of a journal, of each account by itself. Beyond that there is no least limit."""
-KINDS: Final = ("run-approved", "run-settled", "run-voided")
+KINDS: Final = ("run-approved", "run-settled", "run-voided", "run-corrected")
 """The kinds of entries that charge or give back."""
 
 
@@ -29,6 +29,10 @@ class _Curve(NamedTuple):
 
     needed: tuple[int, ...]
     costs: tuple[int, ...]
+
+
+_NO_MU: Final = _Curve((0,), (0,))
+"""Of a charge of delta alone."""
 
 
 class _Charge(NamedTuple):
@@ -74,6 +78,7 @@ class Charges:
             "run-approved": self._approved,
             "run-settled": self._settled,
             "run-voided": self._voided,
+            "run-corrected": self._corrected,
         }
 
     def read(self, entry: Mapping[str, Any]) -> None:
@@ -109,7 +114,7 @@ class Charges:
         self._add(run, _Charge(run.seq, run.curve, cost.delta_atto))
 
     def _settled(self, entry: Mapping[str, Any]) -> None:
-        run, overrun = self._runs.pop(entry["run"]), entry.get("overrun")
+        run, overrun = self._runs[entry["run"]], entry.get("overrun")
         returned = Amount.from_facts(entry["returned"])
         if returned != ZERO:
             charged = run.cost.mu_sq_pico - returned.mu_sq_pico
@@ -119,6 +124,15 @@ class Charges:
             cost = Amount.from_facts(overrun["cost"])
             curve = self._curve(cost, overrun.get("residual"), is_late=True)
             self._add(run, _Charge(entry["seq"], curve, cost.delta_atto))
+
+    def _corrected(self, entry: Mapping[str, Any]) -> None:
+        """Add what a correction charged. What it gave back of mu² stays counted: which level it would have had under
+        another limit is not known."""
+        run, late = self._runs[entry["run"]], Amount.from_facts(entry["late"])
+        if late.mu_sq_pico:
+            self._add(run, _Charge(entry["seq"], self._curve(late, None, is_late=True), late.delta_atto))
+        elif change := late.delta_atto - Amount.from_facts(entry["returned"]).delta_atto:
+            self._add(run, _Charge(entry["seq"], _NO_MU, change))
 
     def _voided(self, entry: Mapping[str, Any]) -> None:
         run, returned = self._runs.pop(entry["run"]), Amount.from_facts(entry["returned"])

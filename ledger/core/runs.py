@@ -30,6 +30,7 @@ class Run:
 
     places: one for each dataset that it touches; known when it is decided, and not read again. reported_us: when a
     number was reported that no budget could cover. r: how much mu² its approval left unspent, in units of 1e-12.
+    corrections: how often its charge was corrected after it had ended.
     """
 
     id: UUID
@@ -44,6 +45,7 @@ class Run:
     places: tuple[Place, ...] = ()
     reported_us: int | None = None
     r: int = 0
+    corrections: int = 0
 
     @property
     def is_reported(self) -> bool:

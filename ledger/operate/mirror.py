@@ -36,8 +36,8 @@ class Placed(NamedTuple):
 
 
 class _Run(NamedTuple):
-    """The facts of a run in a journal, with times as written there. r: what its approval left unspent. decided, moved:
-    the numbers of the entry that decided it, and of its newest one."""
+    """The facts of a run in a journal, with times as written there. r: what its approval left unspent. corrections: how
+    many there were. decided, moved: the numbers of the entry that decided it, and of its newest one."""
 
     principal: str
     project: str | None
@@ -47,6 +47,7 @@ class _Run(NamedTuple):
     ended: str | None
     reported: str | None
     r: int
+    corrections: int
     decided: int
     moved: int
 
@@ -117,13 +118,14 @@ class Mirror:
             self._unplaced.add(run_id)
             # Keep one text for all runs of a principal.
             whose = intern(entry["actor"]["principal"]), entry.get("project")
-            run = _Run(*whose, at, None, None, None, None, _r_of(entry), seq, seq)
+            run = _Run(*whose, at, None, None, None, None, _r_of(entry), 0, seq, seq)
         else:
             run = self._runs[run_id]
         self._runs[run_id] = run._replace(
             started=at if kind == "run-started" else run.started,
             due=entry[_DUE[kind]] if kind in _DUE else run.due if kind == "run-reported" else None,
-            ended=at if kind in _ENDS else None,
+            ended=at if kind in _ENDS else run.ended if kind == "run-corrected" else None,
+            corrections=entry["number"] if kind == "run-corrected" else run.corrections,
             reported=at if kind == "run-reported" else run.reported,
             moved=seq,
         )
@@ -186,7 +188,7 @@ class Mirror:
             raise JournalBroken(f"leaves run {run_id} {state}, its row says otherwise", seq=stated.moved)
         times = (run.created_us, run.started_us, run.due_us, run.ended_us, run.reported_us)
         told = (None if us is None else timestamp(us) for us in times)
-        row = (str(run.principal_id), run.project, *told, run.r)
+        row = (str(run.principal_id), run.project, *told, run.r, run.corrections)
         for name, value, theirs in zip(_Run._fields, stated, row, strict=False):
             _demand(theirs == value, f"leaves another {name} of run {run_id} than its row has", stated.moved)
 

@@ -120,7 +120,7 @@ def _note_run(facts: _Facts, entry: Mapping[str, Any]) -> None:
         facts.decision = entry
     if entry["kind"] == "run-settled":
         facts.settling = entry
-    facts.ended = entry["kind"]
+    facts.ended = "run-settled" if entry["kind"] == "run-corrected" else entry["kind"]
 
 
 # --- the claim -------------------------------------------------------------------------------------------------------

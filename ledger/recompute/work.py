@@ -148,6 +148,15 @@ class _Open:
 
 
 @dataclass(slots=True)
+class _Settled:
+    """A run that was settled. charged: recorded, and recomputed. ran: what it was, by what is known now."""
+
+    run: _Open
+    charged: tuple[Amount, Amount]
+    ran: list[Ran]
+
+
+@dataclass(slots=True)
 class _Recomputation:
     """The state of the recomputation, entry by entry."""
 
@@ -160,6 +169,7 @@ class _Recomputation:
     asked: dict[Declaration, Asked] = field(default_factory=dict)
     at_deltas: list[float] = field(default_factory=lambda: report_deltas({}))
     _open: dict[str, _Open] = field(default_factory=dict)
+    _settled_runs: dict[str, _Settled] = field(default_factory=dict)
     _tally: Tally | None = None
 
     @property
@@ -181,6 +191,8 @@ class _Recomputation:
                 self._cost(entry)
             case "run-settled":
                 self._settled(entry)
+            case "run-corrected":
+                self._corrected(entry)
             case "run-voided":
                 run = self._open.pop(entry["run"])
                 kept = (ZERO, ZERO) if "kept" not in entry else run.cost
@@ -189,6 +201,9 @@ class _Recomputation:
                 pass
 
     def compositions(self, outcomes: tuple[Outcome, ...]) -> tuple[tuple[Composition, ...], int]:
+        for settled in self._settled_runs.values():
+            for ran in settled.ran:
+                self.tally.add(ran, settled.run.keys)
         for run in self._open.values():
             self.tally.add(Ran(run.declaration.alone), run.keys, is_held=True)
         return self.tally.compositions(outcomes, self.at_deltas)
@@ -241,7 +256,23 @@ class _Recomputation:
                 excess = ZERO if charge.excess is None else charge.excess
                 self._compared(entry, "overrun", Amount.from_facts(overrun["cost"]), excess, charge.tolerance, label)
         self.replay.move(entry["seq"], run.keys, held=_less(run.cost), spent=(recorded, charged))
-        self.tally.add(Ran(run.declaration.alone, ended.executed), run.keys)
+        ran = Ran(run.declaration.alone, ended.executed)
+        self._settled_runs[entry["run"]] = _Settled(run, (recorded, charged), [ran])
+
+    def _corrected(self, entry: Mapping[str, Any]) -> None:
+        """Compare what the true mechanism of a settled run costs, and charge it by the rule of corrections."""
+        settled = self._settled_runs[entry["run"]]
+        terms = settled.run.declaration.terms
+        stated = {**entry, "bound": terms.bound, "adjacency": terms.adjacency}
+        cost = Amount.from_facts(entry["cost"]), self._cost(stated)
+        moved = [
+            _difference(mine, old, replaces=entry["replaces"]) for mine, old in zip(cost, settled.charged, strict=True)
+        ]
+        changes = moved[0], moved[1]
+        self.replay.move(entry["seq"], settled.run.keys, held=(ZERO, ZERO), spent=changes)
+        settled.charged = settled.charged[0] + changes[0], settled.charged[1] + changes[1]
+        ran = Ran(Declaration.of(stated).alone)
+        settled.ran = [ran] if entry["replaces"] else [*settled.ran, ran]
 
     def _compared(
         self,
@@ -270,6 +301,13 @@ class _Recomputation:
         self.counts["unknown"] += 1
         if len(self.unknown) < DIFFERENCES_MAX:
             self.unknown.append(Unknown(entry["seq"], entry["run"], reason))
+
+
+def _difference(cost: Amount, charged: Amount, *, replaces: bool) -> Amount:
+    """Return what a correction adds to what a run was charged until then."""
+    old = charged if replaces else ZERO
+    late = (cost - old).most(ZERO)
+    return late if late != ZERO else cost - old
 
 
 def _alone(entry: Mapping[str, Any]) -> Amount:

@@ -69,6 +69,7 @@ def parts(report: Report) -> Iterator[Part]:
         yield "runs", (run for standing in standings for run in runs_of(standing, question, beside))
         yield "refusals", beside.refusals.items()
         yield "overruns", beside.overruns.items()
+        yield "corrections", beside.corrections.items()
         yield "overdue", (item for standing in standings for item in _overdue(standing, question, as_of))
         yield "voids", beside.voids.items()
         yield "changes", beside.changes.items()
@@ -243,6 +244,7 @@ def _dataset(standing: Standing, question: Question) -> dict[str, Any]:
             "settled": counts["run-settled"],
             "voided": counts["run-voided"],
             "overruns": counts["overrun"],
+            "corrections": counts["run-corrected"],
             "open": len(standing.open),
             "charged": show_amount(standing.charged),
             "returned": show_amount(standing.returned),

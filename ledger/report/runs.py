@@ -63,10 +63,10 @@ class Beside:
     """The lists beside the runs, which are filled while the runs are read."""
 
     def __init__(self) -> None:
-        self.refusals, self.overruns, self.voids, self.changes = (Spool() for _ in range(4))
+        self.refusals, self.overruns, self.corrections, self.voids, self.changes = (Spool() for _ in range(5))
 
     def close(self) -> None:
-        for spool in (self.refusals, self.overruns, self.voids, self.changes):
+        for spool in (self.refusals, self.overruns, self.corrections, self.voids, self.changes):
             spool.close()
 
 
@@ -93,6 +93,9 @@ def _page(
             if is_asked and (is_within or UUID(entry["run"]) in standing.carried):
                 entries.append(entry)
                 hashes[entry["seq"]] = sealed.hash.hex()
+        elif entry["kind"] == "run-corrected":
+            if is_within and question.project in (None, entry.get("project")):
+                beside.corrections.add(correction(entry))
         elif is_within and _is_change(entry) and _concerns(entry, question):
             beside.changes.add(change(entry))
     approved = [UUID(entry["run"]) for entry in entries if entry["kind"] == "run-approved"]
@@ -132,7 +135,7 @@ class _RunEntries:
         self._standing, self._hash = standing, hash_
         self._decision = {**_UNSAID, **{name: standing.registered[name] for name in ("bound", "adjacency")}, **decision}
         self._mechanism = requested.request_of(decision).get("mechanism", _UNSAID["mechanism"])
-        self._started = later.get("run-started")
+        self._started, self._corrected = later.get("run-started"), later.get("run-corrected")
         self._ended = next((later[kind] for kind in _ENDS if kind in later), None)
         self._planned = planned_steps(decision)
 
@@ -184,6 +187,8 @@ class _RunEntries:
             "cost": show_amount(Amount.from_facts(decision["cost"])),
             "charged": _amount(ended, "charged"),
             "returned": _amount(ended, "returned"),
+            "corrections": 0 if self._corrected is None else self._corrected[0]["number"],
+            "charged_now": _amount(ended if self._corrected is None else self._corrected[0], "charged"),
             "overrun": _overrun(ended),
             "start_by": decision.get("start_by"),
             "started": _event(self._started),
@@ -219,6 +224,24 @@ class _RunEntries:
                     "returned": _amount(ended, "returned"),
                 }
             )
+
+
+def correction(entry: JsonObject) -> dict[str, Any]:
+    """Return a correction of a settled run: what was charged and given back, by whom, why, and on whose word."""
+    request, proposal = requested.request_of(entry), entry.get("proposal")
+    return {
+        **{name: entry[name] for name in ("dataset", "run", "seq", "at", "number", "fits", "frozen", "method")},
+        "by": entry["actor"],
+        "proposed_by": None if proposal is None else proposal["by"],
+        "project": entry.get("project"),
+        "mechanism": request.get("mechanism", _UNSAID["mechanism"]),
+        "decided_by_output": not entry["replaces"],
+        "reason": request.get("reason"),
+        "on_word_of": request.get("on_word_of"),
+        "advisory": request.get("advisory"),
+        "evidence": request.get("evidence"),
+        **{name: _amount(entry, name) for name in ("before", "cost", "charged", "late", "returned")},
+    }
 
 
 def _amount(entry: JsonObject, name: str) -> AmountShown | None:

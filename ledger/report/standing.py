@@ -383,6 +383,8 @@ class _Reader:
                 if self._is_within:
                     standing.counts["overrun"] += "overrun" in entry
                     self._assumes(entry)
+            case "run-corrected":
+                self._corrected(entry)
             case _:
                 self._ended(run, ZERO, Amount.from_facts(entry["returned"]))
 
@@ -393,9 +395,9 @@ class _Reader:
         project = entry.get("project")
         standing.counts["listed"] += self._is_of_project(project)
         standing.shares.setdefault(project, Share()).runs += 1
-        for mechanism in _parts(request_of(entry).get("mechanism", {})):
-            if "sampling" in mechanism:
-                standing.samplings[mechanism["sampling"]] += 1
+        parts = _parts(request_of(entry).get("mechanism", {}))
+        # A run counts once, however many of its parts are sampled so.
+        standing.samplings.update({mechanism["sampling"] for mechanism in parts if "sampling" in mechanism})
         self._assumes(entry)
 
     def _assumes(self, entry: dict[str, Any]) -> None:
@@ -412,6 +414,17 @@ class _Reader:
         share = standing.shares.setdefault(project, Share())
         share.spent += charged
         standing.charged, standing.returned = standing.charged + charged, standing.returned + returned
+
+    def _corrected(self, entry: dict[str, Any]) -> None:
+        standing = self._standing
+        standing.state = entry.get("state", standing.state)
+        if not self._is_within:
+            return
+        late, returned = Amount.from_facts(entry["late"]), Amount.from_facts(entry["returned"])
+        share = standing.shares.setdefault(entry.get("project"), Share())
+        share.spent += late - returned
+        standing.charged, standing.returned = standing.charged + late, standing.returned + returned
+        self._assumes(entry)
 
     # --- accounts
 

@@ -10,8 +10,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-_KEPT: Final = ("mechanism", "segments", "delta", "project", "valid_for", "steps", "stop", "restarts")
-_NAMES: Final = ("via", "binding_elsewhere")
+_KEPT: Final = (
+    "mechanism",
+    "segments",
+    "delta",
+    "project",
+    "valid_for",
+    "steps",
+    "stop",
+    "restarts",
+    "decided_by_output",
+)
+_NAMES: Final = ("via", "binding_elsewhere", "frozen")
 _NAMES_OF_OVERRUN: Final = ("frozen", "beyond_limits")
 
 

@@ -18,7 +18,7 @@ DATASETS_MAX: Final = 200
 FIGURES_MAX: Final = 12
 """How many datasets are shown with figures."""
 _FIRST: Final = {"accounts": ACCOUNTS_MAX, "datasets": DATASETS_MAX}
-_NEWEST: Final = ("runs", "refusals", "overruns", "overdue", "voids", "changes")
+_NEWEST: Final = ("runs", "refusals", "overruns", "corrections", "overdue", "voids", "changes")
 
 
 @dataclass(frozen=True, slots=True)

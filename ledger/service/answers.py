@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from functools import reduce
-from typing import Any, Final, Literal, NotRequired
+from operator import itemgetter
+from typing import Any, Final, Literal, NotRequired, cast
 
 from typing_extensions import TypedDict
 
@@ -30,6 +31,7 @@ from ledger.service.portions import Room
 from ledger.service.shapes.common import EpsilonShown
 from ledger.service.shapes.runs import (
     AsOne,
+    CorrectionShown,
     ExpectedBatch,
     OverrunShown,
     ProgressShown,
@@ -46,6 +48,9 @@ from ledger.service.shapes.runs import (
 _EVENTS: Final[tuple[Literal["started", "reported", "settled", "voided"], ...]] = (
     *("started", "reported", "settled", "voided"),
 )
+OF_CORRECTION: Final = ("before", "cost", "charged", "late", "returned")
+"""The amounts of a correction."""
+_OF_AMENDMENT: Final = ("mechanism", "reason", "decided_by_output", "on_word_of", "advisory", "evidence")
 _DECISIONS: Final = ("run-approved", "run-refused")
 _OF_REFUSAL: Final = ("run", "delta", "project", "expected_batch")
 _REQUESTED: Final[tuple[Literal["steps", "stop", "evidence", "reason"], ...]] = ("steps", "stop", "evidence", "reason")
@@ -81,6 +86,7 @@ class _Seconded(TypedDict):
 
 
 class _Events(TypedDict):
+    corrections: NotRequired[list[CorrectionShown]]
     started: NotRequired[RunEvent]
     reported: NotRequired[RunEvent]
     settled: NotRequired[RunEvent]
@@ -394,7 +400,20 @@ def _events(entries: Iterable[Record], progress: ProgressShown | None) -> _Event
     for state in _EVENTS:
         if f"run-{state}" in by_kind:
             events[state] = _event(by_kind[f"run-{state}"])
+    if made := [entry for entry in entries if entry["kind"] == "run-corrected"]:
+        events["corrections"] = [_correction(entry) for entry in sorted(made, key=itemgetter("number"))]
     return events
+
+
+def _correction(entry: Record) -> CorrectionShown:
+    request = entry["request"]
+    amounts = {part: show_amount(Amount.from_facts(entry[part])) for part in OF_CORRECTION}
+    recorded = {name: entry[name] for name in ("number", "at", "seq", "method", "fits", "frozen")}
+    stated = {name: request[name] for name in _OF_AMENDMENT if request.get(name) is not None}
+    shown: dict[str, Any] = {**recorded, **stated, **amounts, "by": entry["actor"], "hash": chain.hash_of(entry)}
+    if "proposal" in entry:
+        shown["proposal"] = entry["proposal"]
+    return cast("CorrectionShown", shown)
 
 
 def _event(entry: Record) -> RunEvent:

@@ -90,6 +90,12 @@ def _frozen_by_run(entry: Record) -> str:
     return f"frozen: run {entry['run']} {done}"
 
 
+def _corrected(entry: Record) -> str:
+    mu, before = (int(entry[part]["mu_sq_pico"]) ** 0.5 / 1e6 for part in ("charged", "before"))
+    frozen = "" if "state" not in entry else f"; {entry['state']}: it does not fit"
+    return f"run {entry['run']} corrected: charged mu {mu:.5g} in place of {before:.5g}{frozen}"
+
+
 def _proposed(entry: Record) -> str:
     facts = entry["proposes"]
     words: dict[str, Callable[[], str]] = {
@@ -124,6 +130,7 @@ _WORDS: Final[Mapping[str, Callable[[Record], str]]] = {
     "fair-use-set": _fair_use_set,
     "run-settled": _frozen_by_run,
     "run-reported": _frozen_by_run,
+    "run-corrected": _corrected,
     "change-proposed": _proposed,
     "proposal-refused": _refused,
 }

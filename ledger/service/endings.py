@@ -56,12 +56,7 @@ def ended(decision: Record, entries: Sequence[Record]) -> RunMoved:
 
 
 def _overran(answer: RunMoved, first: Record, entries: Sequence[Record]) -> Overrun:
-    accounts = [
-        overdrawn
-        for entry in entries
-        for account in chain.accounts_of(entry).values()
-        for overdrawn in _overdrawn(entry["dataset"], account)
-    ]
+    accounts = [overdrawn for entry in entries for overdrawn in overdrawn_in(entry)]
     is_reported = first["kind"] == "run-reported"
     raised = [] if is_reported else _only_before_a_raise(first["overrun"]["frozen"], accounts)
     detail = _REPORTED if is_reported else _RAISED.format(", ".join(raised)) if raised else None
@@ -84,6 +79,12 @@ def _only_before_a_raise(frozen: Sequence[str], accounts: Sequence[Overdrawn]) -
     too much for what was left when the limit was raised, after the run had been approved."""
     overdrawn = {account["name"] for account in accounts}
     return [name for name in frozen if name not in overdrawn]
+
+
+def overdrawn_in(entry: Record) -> list[Overdrawn]:
+    """Return the accounts that are overdrawn after an entry."""
+    accounts = chain.accounts_of(entry).values()
+    return [overdrawn for account in accounts for overdrawn in _overdrawn(entry["dataset"], account)]
 
 
 def _overdrawn(dataset: str, account: Account) -> list[Overdrawn]:

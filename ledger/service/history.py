@@ -23,6 +23,12 @@ T = TypeVar("T")
 FREEZE_LOOKED_AT_MAX: Final = 2_000
 """How far back a refusal looks for what froze its dataset: a frozen dataset has few new entries."""
 CHANGES_MAX: Final = 50
+_FREEZING: Final = ("run-settled", "run-reported")
+_HIDDEN: Final = {
+    **dict.fromkeys(_FREEZING, "frozen: a run executed more than fits"),
+    "run-corrected": "a run was corrected",
+}
+"""What a change by a run is to a key that is limited to datasets."""
 _OF_RUNS: Final = ("void", "correction", "run")
 
 
@@ -148,16 +154,16 @@ def _is_seen(actor: Actor, entry: Entry) -> bool:
 def _shown(actor: Actor, entry: Entry) -> ChangeShown:
     record: Record = chain.parse(entry.body)
     proposal = record.get("proposal")
-    is_by_run = entry.kind in ("run-settled", "run-reported")
+    is_by_run = entry.kind in ("run-settled", "run-reported", "run-corrected")
     is_hidden = is_by_run and actor.datasets is not None
     seconded = proposal if isinstance(proposal, dict) else None
     return ChangeShown(
         seq=entry.seq,
         at=record["at"],
         kind=entry.kind,
-        what="frozen: a run executed more than fits" if is_hidden else in_words(record),
+        what=_HIDDEN[entry.kind] if is_hidden else in_words(record),
         by=None if is_hidden else record["actor"],
-        reason=None if is_by_run else record.get("reason") or _proposed_reason(record),
+        reason=None if is_hidden or entry.kind in _FREEZING else _reason(record),
         run=record.get("run", record.get("about_run")) if not is_hidden else None,
         proposal=proposal if isinstance(proposal, str) else None if seconded is None else seconded["id"],
         proposed_by=None if seconded is None or is_hidden else seconded["by"],
@@ -166,7 +172,7 @@ def _shown(actor: Actor, entry: Entry) -> ChangeShown:
     )
 
 
-def _proposed_reason(record: Record) -> str | None:
+def _reason(record: Record) -> str | None:
     proposes = record.get("proposes", {})
-    reason = proposes.get("reason") or proposes.get("request", {}).get("reason")
-    return None if reason is None else str(reason)
+    places = (record, record.get("request", {}), proposes, proposes.get("request", {}))
+    return next((str(place["reason"]) for place in places if place.get("reason")), None)

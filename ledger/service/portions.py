@@ -101,7 +101,7 @@ def _least_left(pairs: Sequence[tuple[int, int]]) -> float | None:
 
 def amount_after(decision: Record, entry: Record) -> Amount:
     """Return what a run takes of its budgets after an entry: what it holds, or was charged or keeps."""
-    if entry["kind"] == "run-settled":
+    if entry["kind"] in ("run-settled", "run-corrected"):
         return Amount.from_facts(entry["charged"])
     if entry["kind"] == "run-voided":
         return Amount.from_facts(entry["kept"]) if "kept" in entry else ZERO
@@ -116,7 +116,7 @@ def of_run(decision: Record, entries: Iterable[Record], limits: Iterable[Amount]
     asked = taken(Amount.from_facts(decision["cost"]), rooms)
     shown = PercentOfRun(percent=asked["percent"], percent_of_delta=asked["percent_of_delta"])
     for entry in entries:
-        if entry["kind"] in ("run-settled", "run-voided"):
+        if entry["kind"] in ("run-settled", "run-voided", "run-corrected"):
             shown["percent_charged"] = taken(amount_after(decision, entry), rooms)["percent"]
     return shown
 

@@ -13,10 +13,10 @@ from ledger.errors import Forbidden, NotFound, ProposalState
 from ledger.service import answers, ids, pages, waiting
 from ledger.service.catalogue import demand_sight
 from ledger.service.datasets import Datasets
-from ledger.service.requests.runs import CorrectRequest
+from ledger.service.requests.runs import CorrectionRequest, CorrectRequest
 from ledger.service.runs import Runs
 from ledger.service.shapes.datasets import DatasetShown
-from ledger.service.shapes.runs import RunInFull, RunMoved
+from ledger.service.shapes.runs import RunCorrected, RunInFull, RunMoved
 from ledger.service.shapes.tenants import ProposalPage, ProposalShown, ProposalStateShown, Proposed
 from ledger.service.transactions import submit
 from ledger.service.two_people import answered as answered_by
@@ -76,7 +76,7 @@ class Proposals:
 
     async def approve(
         self, actor: Actor, proposal_id: UUID, *, reason: str | None = None
-    ) -> DatasetShown | RunMoved | RunInFull | Proposed:
+    ) -> DatasetShown | RunMoved | RunCorrected | RunInFull | Proposed:
         """Make the change that another steward proposed, or decide the run that waits. Return the dataset or the run.
 
         reason: why it is approved, for the record. Raises NotFound, ProposalState, Forbidden for the proposer, and what
@@ -92,10 +92,13 @@ class Proposals:
 
     async def _approve_on_run(
         self, actor: Actor, proposal: Proposal, run_id: UUID, reason: str | None
-    ) -> RunMoved | Proposed:
+    ) -> RunMoved | RunCorrected | Proposed:
         body, consent = proposal.body["request"]["request"], Consent(proposal.id, is_second=True, reason=reason)
         if proposal.kind == "void":
             return (await self._runs.void(actor, run_id, body=body, consent=consent)).answer
+        if "number" in proposal.body["request"]:
+            amendment = CorrectionRequest.model_validate(body)
+            return (await self._runs.amend(actor, run_id, request=amendment, body=body, consent=consent)).answer
         request = CorrectRequest.model_validate(body)
         return (await self._runs.correct(actor, run_id, request=request, body=body, consent=consent)).answer
 

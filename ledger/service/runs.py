@@ -38,6 +38,7 @@ from ledger.service import answers, endings, ids, pages, run_details, waiting
 from ledger.service.aside import Aside
 from ledger.service.asking import Asking, parsed, size_of
 from ledger.service.catalogue import Catalogue, find_definition
+from ledger.service.corrections import Corrections
 from ledger.service.costing import (
     Costing,
     Execution,
@@ -49,10 +50,18 @@ from ledger.service.costing import (
 from ledger.service.decided import Decided
 from ledger.service.gathered import Gathered
 from ledger.service.history import History
-from ledger.service.requests.runs import CorrectRequest, SettleRequest
+from ledger.service.requests.runs import CorrectionRequest, CorrectRequest, SettleRequest
 from ledger.service.run_filters import Filters
 from ledger.service.seen import Seen, all_entered, described, parsed_of, sealed_of
-from ledger.service.shapes.runs import ProgressShown, ReceiptShown, RunInFull, RunMoved, RunPage, RunStarted
+from ledger.service.shapes.runs import (
+    ProgressShown,
+    ReceiptShown,
+    RunCorrected,
+    RunInFull,
+    RunMoved,
+    RunPage,
+    RunStarted,
+)
 from ledger.service.two_people import Outcome, proposed, proposed_before
 from ledger.service.writer import Result, Writer
 from ledger.signer.keyfile import Signer
@@ -92,6 +101,7 @@ class Runs:
         self._decided = Decided()
         self._history = History(store=store)
         self._shown = Gathered(self._read_shown)
+        self._corrections = Corrections(store, writer, catalogue, costing)
         self.asking = Asking(
             store,
             writer,
@@ -153,6 +163,17 @@ class Runs:
         run, decisions = await asyncio.to_thread(self._run, actor, run_id)
         command = await self._settling(actor, run, decisions, request=request, body=body)
         return await self._guarded(replace(command, ruling=Ruling("corrected", request.reason, consent)), decisions)
+
+    async def amend(
+        self, actor: Actor, run_id: UUID, *, request: CorrectionRequest, body: Mapping[str, Any], consent: Consent
+    ) -> Outcome[RunCorrected]:
+        """Correct what a settled run was declared as. Giving back takes a second person, everything by the policy."""
+        run, entries = await asyncio.to_thread(self._whole, actor, run_id)
+        return await self._corrections.correct(actor, run, entries, request=request, body=body, consent=consent)
+
+    def _whole(self, actor: Actor, run_id: UUID) -> tuple[Run, list[Record]]:
+        with self._store.reading(actor.tenant_id) as reading:
+            return self.seen(reading, actor, run_id)
 
     async def _settling(
         self,
@@ -444,7 +465,9 @@ def _demand_own(actor: Actor, run: Run, entries: Sequence[Record]) -> None:
 
 
 def _no_receipt(run: Run) -> RunState:
-    return run_state(run, "Only held and started runs have a receipt.")
+    followed = f" A correction followed: GET /v1/runs/{run.id} shows what it is charged now." if run.corrections else ""
+    corrections = {"corrections": run.corrections} if run.corrections else {}
+    return run_state(run, f"Only held and started runs have a receipt.{followed}", **corrections)
 
 
 def _no_run() -> NotFound:

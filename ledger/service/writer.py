@@ -38,11 +38,9 @@ from ledger.core.commands import (
     Ask,
     Batch,
     Command,
+    OnRun,
     Register,
-    Settle,
     Single,
-    Start,
-    Void,
     caller_of,
 )
 from ledger.core.decision.group import Batched, Unrecorded, askers, decide, read_sets
@@ -352,7 +350,7 @@ def _decide_group(writing: Writing, commands: Sequence[Command]) -> list[_Answer
             answers[index] = NameTaken(name=command.definition.name)
 
     open_ = {index: claimed.rest(command) for index, command in enumerate(commands) if index not in answers}
-    runs = [command.run_id for command in open_.values() if isinstance(command, Start | Settle | Void)]
+    runs = [command.run_id for command in open_.values() if isinstance(command, OnRun)]
     books = writing.books.lock(read_sets(open_.values()), runs)
     key_ids = sorted({caller.key_id for command in commands if (caller := caller_of(command)).is_key})
     clock_us, newest_us, keys = writing.times_and_keys(books.datasets, key_ids)

@@ -85,7 +85,7 @@ GRANTS: Final[dict[str, str]] = {
     "projects": "SELECT, INSERT, UPDATE (budget, limit_mu_sq_pico, limit_delta_atto)",
     "accounts": "SELECT, INSERT, UPDATE (limit_mu_sq_pico, limit_delta_atto, spent_mu_sq_pico, spent_delta_atto,"
     " held_mu_sq_pico, held_delta_atto, overdrawn_mu_sq_pico, overdrawn_delta_atto, trail)",
-    "runs": "SELECT, INSERT, UPDATE (state, started_us, ended_us, due_us, reported_us)",
+    "runs": "SELECT, INSERT, UPDATE (state, started_us, ended_us, due_us, reported_us, corrections)",
     "progress": "SELECT, INSERT, UPDATE (steps, at_us, reporter)",
     "places": "SELECT, INSERT",
     "entries": "SELECT, INSERT",

@@ -33,10 +33,11 @@ TAIL_MAX: Final = 200
 LOOKED_AT_MAX: Final = 20_000
 """How many entries one page of a dataset's history looks at."""
 _FREEZING: Final = ("run-settled", "run-reported")
+"""Kinds of entries of runs that change a dataset only if they freeze it; a correction always does."""
 _ANSWERING: Final = (
     *("dataset-changed", "budget-set", "partitions-added", "project-set", "fair-use-set", "proposal-refused"),
 )
-_ANSWERING_OF_RUNS: Final = ("run-settled", "run-voided", "run-approved", "run-refused")
+_ANSWERING_OF_RUNS: Final = ("run-settled", "run-voided", "run-corrected", "run-approved", "run-refused")
 _DECISIONS: Final = ("run-approved", "run-refused")
 _NOWHERE: Final = UUID(int=0), 0
 
@@ -64,11 +65,13 @@ class JournalReader(Repository):
     def changes(
         self, dataset_id: UUID, *, before: int, limit: int, looked_at_max: int = LOOKED_AT_MAX
     ) -> tuple[list[Entry], int]:
-        """Return what changed a dataset, newest first, as many as fit in a page: entries that are not of runs, and
-        those of runs that left it frozen. Also return the number of the oldest entry that was looked at."""
+        """Return what changed a dataset, newest first, as many as fit in a page: entries that are not of runs,
+        those of runs that left it frozen, and corrections. Also return the number of the oldest entry that was looked
+        at."""
         first = max(1, before - looked_at_max)
         is_change = or_(
             entries.c.kind.not_like("run-%"),
+            entries.c.kind == "run-corrected",
             and_(entries.c.kind.in_(_FREEZING), entries.c.body.contains('"state":"frozen"', autoescape=True)),
         )
         mine = (entries.c.tenant_id == self.tenant_id, entries.c.dataset_id == dataset_id)

@@ -156,6 +156,7 @@ def run_of(row: Row[Any]) -> Run:
         due_us=row.due_us,
         reported_us=row.reported_us,
         r=row.r_pico,
+        corrections=row.corrections,
     )
 
 

@@ -329,6 +329,7 @@ class RunWriter(RunReader):
                 "ended_us": run.ended_us,
                 "due_us": run.due_us,
                 "reported_us": run.reported_us,
+                "corrections": run.corrections,
             }
             for run in moved
         ]

@@ -286,6 +286,7 @@ runs = _of_tenant(
     Column("due_us", Big),
     Column("reported_us", Big),
     Column("r_pico", Big, nullable=False, server_default="0"),
+    Column("corrections", Big, nullable=False, server_default="0"),
     ForeignKeyConstraint(["tenant_id"], ["tenants.tenant_id"], name="runs_tenant_fkey"),
     CheckConstraint("state IN ('held', 'started', 'settled', 'voided', 'refused')", name="runs_state"),
     CheckConstraint(

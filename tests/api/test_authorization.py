@@ -87,6 +87,7 @@ TABLE = """
     POST   /v1/runs/{id}/void   once started      x      x        -        -       -        o       -
     POST   /v1/runs/{id}/confirm                  x      x        -        -       -        o       -
     POST   /v1/runs/{id}/correct                  x      x        -        -       -        o       -
+    POST   /v1/runs/{id}/correction               x      x        -        -       -        o       -
     POST   /v1/evaluate                           x      x        x        x       -        x       x
     POST   /v1/plan                               x      x        x        x       -        x       x
     POST   /v1/plan/runs                          x      x        x        x       -        x       x
@@ -98,6 +99,7 @@ TABLE = """
 """x: allowed. -: forbidden. o: on one's own runs alone; another's is forbidden, or not there for who may not see it."""
 
 FILE = {"name": "model.safetensors", "sha256": "ab" * 32, "size": 7}
+AMENDED = {"mechanism": {"type": "gaussian", "noise_multiplier": 9}, "decided_by_output": False, "reason": "r"}
 OVERRUN = [f"overrun-{number}" for number in range(36)]
 """Datasets to be frozen by a run that reports too much."""
 MINE = {"datasets": ["mnist", "mnist.parts", *OVERRUN]}
@@ -200,6 +202,7 @@ class Scene:
             "POST /v1/runs/{id}/void": lambda: REASON,
             "POST /v1/runs/{id}/confirm": lambda: REASON,
             "POST /v1/runs/{id}/correct": lambda: {"steps": 1, **REASON},
+            "POST /v1/runs/{id}/correction": lambda: AMENDED,
             "POST /v1/evaluate": lambda: {"mechanism": RELEASE["mechanism"]},
             "POST /v1/plan": lambda: ASKED,
             "POST /v1/plan/runs": lambda: {"runs": [ASKED]},
@@ -228,9 +231,9 @@ class Scene:
             case ["v1", "runs", "{id}", "confirm" | "correct"]:
                 return row.path.replace("{id}", self.reported_run(run_of))
             case ["v1", "runs", "{id}", *rest]:
-                is_started = row.is_started or rest in (["settle"], ["progress"], ["attestation"])
+                is_started = row.is_started or rest in (["settle"], ["progress"], ["attestation"], ["correction"])
                 run = self.run(run_of, is_started=is_started)
-                if rest == ["attestation"]:
+                if rest in (["attestation"], ["correction"]):
                     ok(run_of.post(f"/v1/runs/{run}/settle", {"models": [FILE]}))
                 return row.path.replace("{id}", run)
             case ["v1", "keys", *_]:

@@ -79,6 +79,7 @@ CALLS = {
     ("put", "/v1/runs/{id}/progress"),
     ("post", "/v1/runs/{id}/confirm"),
     ("post", "/v1/runs/{id}/correct"),
+    ("post", "/v1/runs/{id}/correction"),
     ("post", "/v1/runs/{id}/void"),
     ("post", "/v1/evaluate"),
     ("post", "/v1/plan"),
@@ -242,10 +243,12 @@ def subject_of(ledger: Ledger, path: str, count: int) -> str:
     if path.endswith(("/confirm", "/correct")):
         ledger.register(name=f"overrun-{count}")
         run = str(ledger.ask(key=f"overrun-{count}", datasets=[f"overrun-{count}"]).json()["id"])
-    if path.endswith(("/settle", "/progress", "/confirm", "/correct")):
+    if path.endswith(("/settle", "/progress", "/confirm", "/correct", "/correction")):
         ledger.post(f"/v1/runs/{run}/start")
     if path.endswith(("/confirm", "/correct")):
         ledger.post(f"/v1/runs/{run}/settle", {"steps": 10**9})
+    if path.endswith("/correction"):
+        ledger.post(f"/v1/runs/{run}/settle")
     return run
 
 
@@ -472,6 +475,12 @@ def send_proposals(send: Checked) -> None:
     send("post", "/v1/runs/{id}/start", id=confirmed)
     send("post", "/v1/runs/{id}/settle", {"steps": 1000}, id=confirmed)
     send("post", "/v1/runs/{id}/confirm", {"reason": "r"}, id=confirmed)
+    what = {"mechanism": {"type": "gaussian", "noise_multiplier": 30}, "decided_by_output": False, "reason": "r"}
+    send("post", "/v1/runs/{id}/correction", what, id=confirmed)
+    lower = {**what, "on_word_of": "the team", "evidence": {"log": 1}, "advisory": "a"}
+    lowered = send("post", "/v1/runs/{id}/correction", lower, id=confirmed)["proposal"]["id"]
+    send("post", "/v1/proposals/{id}/approve", id=lowered, by=second)
+    send("get", "/v1/runs/{id}", id=confirmed)
     for path in ("/v1/entries", "/v1/head", "/v1/export"):
         send("get", path)
     for number in (1, 10_000):

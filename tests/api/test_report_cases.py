@@ -16,11 +16,13 @@ _REPORTS: Final = Path(__file__).parents[1] / "cases" / "reports"
 def replay(ledger: Ledger, name: str) -> list[Any]:
     """The answers to the steps of a report, in order."""
     steps = json.loads((_REPORTS / name).read_text(encoding="utf-8"))["steps"]
-    answers = []
+    answers: list[Any] = []
+    last = ""
     for number, step in enumerate(steps):
-        method, path = step["call"].split()
+        method, path = step["call"].replace("{last}", last).split()
         headers = {"Idempotency-Key": f"step-{number}"} if path == "/v1/runs" else {}
         answers.append(ledger.request(method, path, json=step["body"], headers=headers))
+        last = answers[-1].json()["id"] if path == "/v1/runs" and answers[-1].is_success else last
     return answers
 
 
@@ -95,3 +97,38 @@ def test_a_budget_by_mu_shows_epsilon_where_one_holds(ledger: Ledger) -> None:
         shown = ledger.register(name=f"by-mu-{number}", bound="certified", budget={"mu": 1, "delta": delta})
         assert shown["epsilon"]
         assert all(point["limit"] is not None and point["delta"] >= delta for point in shown["epsilon"])
+
+
+def test_what_was_declared_too_low_is_put_right(ledger: Ledger) -> None:
+    """Goal: a steward records, with evidence, that a settled run cost more than what it declared, although that does
+    not fit: the account is overdrawn and the dataset frozen, as by an overrun. Method: T2-26 of the reports, and a
+    correction of its first run to four times the rho, which is what the report's reason says."""
+    registered, low, _, settled, voided, other, refused, *_ = replay(ledger, "T2-26-correct-a-settled-run.json")
+    assert registered.status_code == 201
+    assert (voided.status_code, voided.json()["code"], voided.json()["next"]) == (409, "run-state", ["correction"])
+    assert (other.status_code, refused.status_code) == (201, 409)
+    run, charged = low.json()["id"], settled.json()["charged"]["mu"]
+    body: dict[str, Any] = {
+        "mechanism": {"type": "zcdp", "rho": 0.08},
+        "reason": "a quarter of the right rho was declared",
+    }
+    body |= {"decided_by_output": False, "evidence": {"review": "2026-11-30"}}
+    corrected = ledger.post(f"/v1/runs/{run}/correction", body)
+    assert corrected.status_code == 200, corrected.text
+    answer = corrected.json()
+    assert (answer["fits"], answer["frozen"], answer["number"]) == (False, ["topk"], 1)
+    assert answer["before"]["mu"] == pytest.approx(charged)
+    assert answer["charged"]["mu"] == answer["cost"]["mu"] > 2 * charged * 0.99
+    assert answer["late"]["mu"] ** 2 == pytest.approx(answer["charged"]["mu"] ** 2 - charged**2)
+    topk = ledger.get("/v1/datasets/topk").json()
+    assert topk["state"] == "frozen"
+    assert [one["name"] for one in answer["overdrawn"]] == ["topk"]
+    again = ledger.post(f"/v1/runs/{run}/correction", body)
+    assert (again.status_code, again.json()) == (200, answer)
+    shown = ledger.get(f"/v1/runs/{run}").json()
+    assert shown["settled"]["charged"]["mu"] == pytest.approx(charged)
+    (listed,) = shown["corrections"]
+    assert (listed["reason"], listed["charged"]) == (body["reason"], answer["charged"])
+    receipt = ledger.get(f"/v1/runs/{run}/receipt").json()
+    assert (receipt["code"], receipt["corrections"]) == ("run-state", 1)
+    assert "A correction followed" in receipt["detail"]

@@ -19,12 +19,13 @@ import numpy as np
 
 from ledger.core.amounts import ZERO, Amount
 from ledger.core.books import Books
-from ledger.core.commands import Change, SetBudget
+from ledger.core.commands import Change, Known, SetBudget
 from ledger.core.datasets import Account
 from ledger.core.decision.group import decide
+from ledger.core.people import Consent
 from ledger.core.residual import LEVELS, Residual
 from ledger.errors import LedgerError
-from tests.kit.books import ALONE, CONFIRMED, NOW_US, actor, ask, key, opened, settle, start, void
+from tests.kit.books import ALONE, CONFIRMED, NOW_US, actor, ask, correct, key, opened, settle, start, void
 from tests.kit.pairs import PICO, STEP, Pair, Values, cost, executed, promised, told_by_gaussian
 
 ONE: Final = UUID(int=1)
@@ -47,7 +48,9 @@ class Piece:
 
     delta: its share. parts: so many segments of it can be executed one after another, each a `pair`. is_late: it is
     executed as more than was planned of a run that costs nothing, and recorded some time later. is_flat: it is charged
-    at r = 0. is_doomed: it is never executed, and voided as nothing decided it.
+    at r = 0. is_doomed: it is never executed, and voided as nothing decided it. declared: it is asked for and settled
+    as this mechanism, which was wrong, and corrected some time later. is_chosen: an output can decide which of the two
+    it is when it is executed, and then only the one that was not declared is corrected.
     """
 
     pair: Pair
@@ -56,11 +59,26 @@ class Piece:
     is_late: bool = False
     is_flat: bool = False
     is_doomed: bool = False
+    declared: Pair | None = None
+    is_chosen: bool = False
 
     @property
     def nats(self) -> int:
         """The share in units of 1e-18 of -ln(1 - delta), rounded up."""
         return math.ceil(-math.log1p(-self.delta) * ATTO)
+
+    @property
+    def asked(self) -> Piece:
+        """What is asked for."""
+        return self if self.declared is None else replace(self, pair=self.declared)
+
+    def is_dearer(self, base: int) -> bool:
+        """Whether it costs more than what was declared, at some level, so that a correction must not be left out."""
+        if self.is_chosen or self.is_flat:
+            return self.is_chosen or bool(self.alone().exceeds(self.asked.alone()))
+        tables = self.table(base), self.asked.table(base)
+        costs = [(0,) if table is None else table.costs for table in tables]
+        return any(mine > theirs for mine, theirs in zip(*costs, strict=True))
 
     def alone(self) -> Amount:
         """What it costs at r = 0, all parts."""
@@ -131,9 +149,10 @@ class Adversary:
         self._asks = [
             ask(1, cost=HARDLY, run=UUID(int=1000 + at), who=WHO)
             if piece.is_late
-            else ask(1, cost=piece.alone(), run=UUID(int=1000 + at), who=WHO, residual=self._tables[at])
+            else ask(1, cost=piece.asked.alone(), run=UUID(int=1000 + at), who=WHO, residual=piece.asked.table(base))
             for at, piece in enumerate(game.pieces)
         ]
+        self._are_dearer = [piece.declared is not None and piece.is_dearer(base) for piece in game.pieces]
         self._next: dict[Any, tuple[bool, float, float, list[tuple[Pair | None, Any]]]] = {}
         limit = Amount(base, math.ceil(-math.log1p(-game.delta) * ATTO))
         books = opened(limit, costing="standalone" if game.is_switched else "residual", bound="certified")
@@ -184,7 +203,8 @@ class Adversary:
         """Whether one may stop here, and what is left for a last release of noise, and to show everything."""
         account = state.books.accounts[key(1)]
         waits = any(
-            piece.is_late and status == "executed" for piece, status in zip(self.game.pieces, state.pieces, strict=True)
+            (piece.is_late and status == "executed") or (status == "wrong" and is_dearer)
+            for piece, status, is_dearer in zip(self.game.pieces, state.pieces, self._are_dearer, strict=True)
         )
         is_over = waits or account.overdrawn != ZERO or (self.game.before is not None and state.is_told)
         if is_over or account.remaining.mu_sq_pico < 0:
@@ -195,7 +215,8 @@ class Adversary:
 
     def _steps(self, state: State) -> Iterator[tuple[Pair | None, State]]:
         for at, piece in enumerate(self.game.pieces):
-            for kind, pair, after in self._of_late(state, at) if piece.is_late else self._of_run(state, at):
+            follow = self._of_late if piece.is_late else self._of_run if piece.declared is None else self._of_wrong
+            for kind, pair, after in follow(state, at):
                 self.played.done[kind] += 1
                 yield pair, after
         if state.changes < len(self.game.limits):
@@ -243,6 +264,44 @@ class Adversary:
                 if stopped is not None:
                     yield _ended(state, stopped, "stop"), None, _with(stopped, at, "gone")
 
+    def _of_wrong(self, state: State, at: int) -> Iterator[tuple[str, Pair | None, State]]:
+        piece, command, status = self.game.pieces[at], self._asks[at], state.pieces[at]
+        if status == "new":
+            asked = self._decided(state, command, start_too=True)
+            if asked is not None:
+                yield "ask", None, _with(asked, at, "held")
+        elif status == "held" and self._can_execute(state):
+            cost = state.books.runs[command.run_id].cost
+            settled = self._decided(state, settle(WHO, state.books, command, charged=cost))
+            if settled is not None:
+                yield "execute", piece.pair, _with(settled, at, "wrong")
+                if piece.is_chosen:
+                    yield "execute", piece.declared, _with(settled, at, "gone")
+        elif status == "wrong" and (corrected := self._corrected(state, at)) is not None:
+            before, after = (each.books.accounts[key(1)].remaining for each in (state, corrected))
+            kind = "correct downwards" if after.mu_sq_pico > before.mu_sq_pico else "correct"
+            yield kind, None, _with(corrected, at, "gone")
+
+    def _corrected(self, state: State, at: int) -> State | None:
+        piece, run = self.game.pieces[at], state.books.runs[self._asks[at].run_id]
+        first = correct(
+            STEWARD,
+            state.books,
+            self._asks[at],
+            piece.alone(),
+            known=Known(run.cost or ZERO, run.r, run.corrections),
+            places={ONE: run.places[0].seq},
+            residual=self._tables[at],
+            by_output=piece.is_chosen,
+        )
+        proposed = self._decided(state, first)
+        if proposed is None or proposed.books.runs[run.id].corrections:
+            return proposed
+        second = replace(first, actor=actor("steward", 3), consent=Consent(first.consent.proposal_id, is_second=True))
+        approved = self._decided(proposed, second)
+        # A proposal is of one id, and this one is over.
+        return None if approved is None else replace(approved, books=replace(approved.books, proposals={}))
+
     def _of_late(self, state: State, at: int) -> Iterator[tuple[str, Pair | None, State]]:
         piece, command, status = self.game.pieces[at], self._asks[at], state.pieces[at]
         if status == "new":
@@ -275,7 +334,7 @@ class Adversary:
             books, (begun,) = decide(books, [start(WHO, books, command)], now_us=NOW_US)
             if isinstance(begun, LedgerError):
                 return None
-        is_told = state.is_told or not draft.facts.get("overrun", {"fits": True})["fits"]
+        is_told = state.is_told or not {"fits": True, **draft.facts, **draft.facts.get("overrun", {})}["fits"]
         return replace(state, books=books, is_told=is_told)
 
 
@@ -294,7 +353,9 @@ def _name(state: State) -> Any:
     account: Account = state.books.accounts[key(1)]
     trail = account.trail
     open_runs = [
-        (run.places[0].seq, run.id.int, run.r, run.cost) for run in state.books.runs.values() if _is_open(run.state)
+        (run.places[0].seq, run.id.int, run.r, run.cost)
+        for run in state.books.runs.values()
+        if _is_open(run.state) or state.pieces[run.id.int - 1000] == "wrong"
     ]
     seqs = sorted({item.seq for item in trail.items} | {seq for seq, *_ in open_runs} | {trail.raised_seq})
     rank = {seq: at for at, seq in enumerate(seqs)}

@@ -10,15 +10,19 @@ from typing import Any, Final
 from uuid import UUID
 
 from ledger.core.amounts import ZERO, Amount
-from ledger.core.commands import Ask, Batch, Change, SetBudget, SetProject
+from ledger.core.commands import Ask, Batch, Change, Correct, Known, SetBudget, SetProject
 from ledger.core.datasets import Parent
 from ledger.core.decision.group import decide
+from ledger.core.journal import chain
+from ledger.core.people import Consent
 from ledger.core.residual import LEVELS, Residual
 from ledger.errors import LedgerError
-from tests.kit.books import ALONE, CERTIFIED, CONFIRMED, ask, settle, start, use, void
+from tests.kit.books import ALONE, CERTIFIED, CONFIRMED, actor, ask, correct, settle, start, use, void
 from tests.kit.journals import ADMIN, ONE, STEWARD, TWO, WHO, Book, registered
 
 THREE: Final = UUID(int=3)
+ADMIN_2: Final = actor("admin", 4)
+"""Another person than STEWARD."""
 FALLING: Final = (1000, 900, 800, 700, 600, 500, 450, 400, 350, 300, 250, 200, 150, 120, 110, 100)
 """What a run costs at each level, in units of 1e-12 of mu²."""
 BASE: Final = 6400
@@ -66,6 +70,41 @@ class Residuals(Book):
             for command, run in runs
             if run is not None and run.state == "held" and run.cost is not None
         ]
+
+    def known(self, command: Ask) -> tuple[Known, dict[UUID, int]]:
+        """What a settled run is charged by its entries, and its place in each dataset."""
+        charged, r, places = ZERO, 0, dict[UUID, int]()
+        entries = [chain.parse(body) for journal in self.journals.values() for body, _ in journal]
+        for entry in (entry for entry in entries if entry.get("run") == str(command.run_id)):
+            if entry["kind"] == "run-approved":
+                places[UUID(entry["dataset_id"])] = entry["seq"]
+            charged = Amount.from_facts(entry["charged"]) if "charged" in entry else charged
+            for facts in (entry.get("residual"), entry.get("overrun", {}).get("residual")):
+                if facts is not None and facts.get("level"):
+                    r = max(r, Residual.from_facts(facts).level(facts["level"]))
+        return Known(charged, r, self.books.runs[command.run_id].corrections), places
+
+    def correcting(self, command: Ask, cost: Amount, **more: Any) -> Correct:
+        """What corrects a settled run."""
+        known, places = self.known(command)
+        made = self.moving(correct, command, STEWARD, cost=cost, known=known, places=places, **more)
+        assert isinstance(made, Correct)
+        return made
+
+    def corrected(self, command: Ask, cost: Amount, **more: Any) -> bool:
+        """Correct a run, by two people where one alone may not. Return whether it was done."""
+        first = replace(self.correcting(command, cost, **more), consent=Consent(UUID(int=5000 + self._count())))
+        _, (outcome,) = decide(self.books, [first], now_us=self.now_us)
+        if isinstance(outcome, LedgerError):
+            return False
+        (drafts,) = self.do(first)
+        if drafts[0].kind == "change-proposed":
+            consent = Consent(UUID(drafts[0].facts["proposal"]), is_second=True)
+            self.do(replace(self.correcting(command, cost, **more), actor=ADMIN_2, consent=consent))
+        return True
+
+    def _count(self) -> int:
+        return sum(map(len, self.journals.values()))
 
     def begin(self, *uses: Any, **more: Any) -> Ask:
         """A run is approved, and starts."""
@@ -149,11 +188,12 @@ class Walk:
     made: Residuals
     held: list[Ask] = field(default_factory=list)
     started: list[Ask] = field(default_factory=list)
+    settled: list[Ask] = field(default_factory=list)
 
     def step(self) -> None:
         """One more command; one that is refused by a rule leaves nothing."""
         kind = self.rng.choice(
-            ("ask", "ask", "ask", "batch", "start", "start", "settle", "settle", "void", "limit", "thaw")
+            ("ask", "ask", "ask", "batch", "start", "start", "settle", "settle", "void", "limit", "thaw", "correct")
         )
         getattr(self, f"_{kind}")()
 
@@ -221,6 +261,15 @@ class Walk:
         self._tried(settle, command, **more)
         if self.made.books.runs[command.run_id].is_reported:
             self._tried(settle, command, STEWARD, ruling=CONFIRMED, **more)
+        if self.made.books.runs[command.run_id].state == "settled":
+            self.settled.append(command)
+
+    def _correct(self) -> None:
+        if self.settled:
+            command = self.rng.choice(self.settled)
+            costs = self._table(self.rng.choice((50, 400, 2500, 9000)))
+            cost = Amount(self.rng.randrange(1, 900) if costs is None else costs.costs[0], self.rng.randrange(40))
+            self.made.corrected(command, cost, residual=costs, by_output=self.rng.random() < 0.3)
 
     def _limit(self) -> None:
         dataset_id = self.rng.choice((ONE, TWO))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 from uuid import UUID, uuid4
@@ -12,6 +12,8 @@ from ledger.core.books import Books
 from ledger.core.commands import (
     Ask,
     Claim,
+    Correct,
+    Known,
     Ruling,
     Settle,
     Start,
@@ -191,6 +193,35 @@ def void(who: Actor, books: Books, command: Ask, *, is_independent: bool = False
     """Voids an approved run."""
     body = {"reason": "r", **({"data_independent": True} if is_independent else {})}
     return Void(who, command.run_id, charges(books, command), body, ALONE, is_independent)
+
+
+def correct(
+    who: Actor,
+    books: Books,
+    command: Ask,
+    cost: Amount,
+    *,
+    known: Known,
+    places: Mapping[UUID, int],
+    residual: Residual | None = None,
+    by_output: bool = False,
+    consent: Consent = ALONE,
+) -> Correct:
+    """Corrects a settled run: it was a mechanism of this cost. by_output: an output decided which mechanism ran."""
+    body = {"reason": "r", "decided_by_output": by_output, "on_word_of": "the team's log"}
+    return Correct(
+        who,
+        command.run_id,
+        charges(books, command),
+        body,
+        known,
+        cost,
+        COSTING,
+        not by_output,
+        consent,
+        places,
+        residual,
+    )
 
 
 def only(books: Books, command: Any, *, now_us: int = NOW_US) -> tuple[Books, Any]:

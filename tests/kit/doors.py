@@ -262,6 +262,7 @@ def row(table: Table, *, tenant: UUID = ACME, **changes: Any) -> dict[str, Any]:
             "due_us": 2,
             "reported_us": None,
             "r_pico": 0,
+            "corrections": 0,
         },
         "places": {
             "position": 0,

@@ -31,8 +31,12 @@ MEMBERS = {
     "run-voided": ("run request returned", "proposal kept kept_for independent"),
     "change-proposed": ("proposal what proposes approve_by", "about_run"),
     "proposal-refused": ("proposal what reason", ""),
+    "run-corrected": (
+        "run request number replaces before cost charged late returned fits frozen method assumptions accountant",
+        "project delta residual state proposal",
+    ),
 }
-MEMBERS_4 = MEMBERS | {
+MEMBERS_4 = {kind: shape for kind, shape in MEMBERS.items() if kind != "run-corrected"} | {
     "dataset-registered": (ONCE + " is_partitioned derived_from", "ceiling ceiling_limit"),
     "dataset-changed": ("", "state title description reason proposal"),
     "budget-set": ("budget limit limit_before reason", "proposal"),
@@ -85,6 +89,7 @@ PROPOSES = {
     "correction": ("request report reason", ""),
     "run": ("waits_for " + COSTED, "project segments delta expected_batch warnings"),
 }
+PROPOSES_CORRECTED = ("request number", "lowers")
 SECONDED = ("id by at", "reason")
 SECONDED_RUN = ("id by at approved_by", "reason")
 DONE_BY = {"budget": "budget-set", "thaw": "dataset-changed", "void": "run-voided", "partitions": "partitions-added"}
@@ -94,7 +99,7 @@ BY_DIGEST = {"request_in", "request_sha256"}  # in place of `request`, since ver
 GUARDED_AT_FIRST = {"budget", "thaw", "void"}
 TEXTS = {"dataset", "title", "description", "privacy_unit", "reason", "project", "idempotency_key", "method"}
 TEXTS |= {"accountant", "name"}
-LISTS = {"via", "names", "assumptions", "binding", "binding_elsewhere", "kept_for", "warnings"}
+LISTS = {"via", "names", "assumptions", "binding", "binding_elsewhere", "kept_for", "warnings", "frozen"}
 ONE_OF = {
     "stop": ("planned", "data_independent", "data_dependent"),
     "state": ("active", "frozen", "retired"),
@@ -153,6 +158,9 @@ def are_models(value: object) -> bool:
 
 
 FORMS = {
+    "number": lambda value: is_count(value) and value > 0,
+    "replaces": lambda value: isinstance(value, bool),
+    "fits": lambda value: isinstance(value, bool),
     "steps": lambda value: value is None or is_count(value),
     "size": lambda value: value is None or is_count(value),
     "models": are_models,

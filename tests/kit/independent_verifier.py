@@ -33,6 +33,7 @@ from independent_members import (  # type: ignore[import-not-found]
     OF_WAITING,
     ONE_OF,
     PROPOSES,
+    PROPOSES_CORRECTED,
     SECONDED,
     SECONDED_RUN,
     TEXTS,
@@ -246,7 +247,10 @@ class Journal:
             self.demand(name != "together" or all(type(one) is int and one > 0 for one in value.values()), "no batch")
             self.demand(name != "kept_for" or bool(value), f"{name} names nothing")
         if kind == "change-proposed":
-            self.demand(fits(entry["proposes"], PROPOSES[entry["what"]]), "proposes with other members")
+            is_settled = entry["what"] == "correction" and "number" in entry["proposes"]
+            shape = PROPOSES_CORRECTED if is_settled else PROPOSES[entry["what"]]
+            self.demand(fits(entry["proposes"], shape), "proposes with other members")
+            self.demand(entry["proposes"].get("lowers", True) is True, "lowers is not yes")
             is_of_run = entry["what"] in ("void", "correction", "run")
             self.demand(("about_run" in entry) == is_of_run, "proposes it of a run, or of none")
         elif kind != "proposal-refused" and "proposal" in entry:
@@ -392,12 +396,16 @@ class Journal:
             self.demand(self.is_more_use(proposes["fair_use"]), "no more than before")
         elif what == "run":
             self.waiting(entry, proposes)
+        elif what == "correction" and "number" in proposes:
+            run = self.runs[entry["about_run"]]
+            is_next = proposes["number"] == run["corrections"] + 1
+            self.demand(run["state"] == "settled" and is_next, "not the next correction of a settled run")
         else:
             run = self.runs[entry["about_run"]]
             self.demand(run["state"] == "started", "of a run that was not started")
             self.demand(what == "void" or run.get("reported") is not None, "of a number that nobody reported")
         self.proposals[entry["proposal"]] = entry
-        self.guarded += [] if what == "run" else [(entry, what, True)]
+        self.guarded += [] if what == "run" or "lowers" in proposes else [(entry, what, True)]
         return {}
 
     def waiting(self, entry: Entry, proposes: dict[str, Any]) -> None:
@@ -450,10 +458,12 @@ class Journal:
             return
         proposed = self.answer(entry, entry["proposal"]["id"])
         stated = (entry["proposal"]["by"], entry["proposal"]["at"], entry["kind"], entry.get("run"))
-        kind = DONE_BY[proposed["what"]]
+        is_settled = proposed["what"] == "correction" and "number" in proposed["proposes"]
+        kind = "run-corrected" if is_settled else DONE_BY[proposed["what"]]
         self.demand(stated == (proposed["actor"], proposed["at"], kind, proposed.get("about_run")), "not so proposed")
         self.demand(entry["actor"]["role"] in STEWARDS, "by no steward")
-        facts = {name: value for name, value in proposed["proposes"].items() if name != "limit_before"}
+        compared = proposed["proposes"].keys() - {"limit_before", "lowers"}
+        facts = {name: proposed["proposes"][name] for name in compared}
         if "request" in facts and "request_sha256" in entry:
             digest = hashlib.sha256(canonical(facts.pop("request")).encode()).hexdigest()
             self.demand(entry["request_sha256"] == digest, "something else than proposed")
@@ -520,7 +530,14 @@ class Journal:
         state = "held" if entry["kind"] == "run-approved" else "refused"
         if "proposal" in entry:
             self.seconded(entry)
-        run_facts = {"state": state, "cost": cost, "keys": [*touched], "who": who, "by": entry.get("start_by")}
+        run_facts = {
+            "state": state,
+            "cost": cost,
+            "keys": [*touched],
+            "who": who,
+            "by": entry.get("start_by"),
+            "project": entry.get("project"),
+        }
         self.runs[run] = run_facts | {"r": table.r, "seq": entry["seq"]}
         return touched, bound, cost
 
@@ -646,16 +663,20 @@ class Journal:
                 self.demand(is_enough, "at a level that does not fit")
         is_beyond = False
         for key, account in own.items():
-            is_little = cost[1] <= self.rooms_of(key).delta_at(place, left(account)[1])
-            does_fit = self.fits_late(key, account, place, cost[0]) and is_little
-            self.rooms_of(key).charge(place, cost, table.r)
-            account["spent"] = [min(value, INT64_MAX) for value in add(account["spent"], cost)]
-            self.note({key: account}, entry["seq"], table.r, {key: left(account)})
-            if not does_fit:
-                most = zip(account["overdrawn"], self.beyond(key, account), strict=True)
-                account["overdrawn"] = [max(pair) for pair in most]
-            is_beyond |= not does_fit
+            is_beyond |= self.late_in(entry, key, account, cost, table.r, place)
         return is_beyond
+
+    def late_in(self, entry: Entry, key: Key, account: Account, cost: list[int], r: int, place: int) -> bool:
+        """Charge one account at a place. Return whether it is overdrawn by that."""
+        is_little = cost[1] <= self.rooms_of(key).delta_at(place, left(account)[1])
+        does_fit = self.fits_late(key, account, place, cost[0]) and is_little
+        self.rooms_of(key).charge(place, cost, r)
+        account["spent"] = [min(value, INT64_MAX) for value in add(account["spent"], cost)]
+        self.note({key: account}, entry["seq"], r, {key: left(account)})
+        if not does_fit:
+            most = zip(account["overdrawn"], self.beyond(key, account), strict=True)
+            account["overdrawn"] = [max(pair) for pair in most]
+        return not does_fit
 
     def passes(self, touched: dict[Key, Account], over_run: dict[str, Any]) -> bool:
         """Whether an overrun is more than a whole limit, other than a principal's."""
@@ -699,12 +720,59 @@ class Journal:
         self.demand(add(planned, returned) == run["cost"] and min(returned) >= 0, "not what was approved")
         self.demand(not exceeds(kept, planned), "more kept than charged")
         self.give_back(entry, run, touched, planned, is_free or kept != [0, 0])
+        again = Table(beyond, over_run.get("residual")).r if over_run is not None else 0
+        self.runs[entry["run"]] |= {"charged": charged, "corrections": 0, "r": max(run["r"], again)}
         is_beyond = over_run is not None and self.charge_late(entry, over_run, run, touched)
         froze = ("retired" if self.state == "retired" else "frozen") if is_beyond else None
         self.demand(entry.get("state") == froze, "frozen for nothing, or not frozen")
         if over_run is not None:
             self.demand((entry["dataset"] in over_run["frozen"]) == is_beyond, "what was overdrawn is not said")
             self.demand(over_run["fits"] is (not over_run["frozen"]), "whether it fits is not said")
+        return touched
+
+    def run_corrected(self, entry: Entry) -> dict[Key, Account]:
+        run, touched = self.moved(entry, "settled")
+        self.demand(entry["number"] == run["corrections"] + 1, "not the next correction")
+        self.demand(entry.get("project") == run["project"], "of another project")
+        before, cost, place = amount(entry["before"]), amount(entry["cost"]), run["seq"]
+        self.demand(before == run["charged"] and min(cost) >= 0, "another charge before, or a negative one")
+        old = before if entry["replaces"] else [0, 0]
+        late = [max(0, value) for value in add(cost, old, -1)]
+        back = [max(0, value) for value in add(old, cost, -1)] if late == [0, 0] else [0, 0]
+        charged = add(add(before, late), back, -1)
+        stated = [amount(entry[part]) for part in ("late", "returned", "charged")]
+        self.demand(stated == [late, back, charged], "another charge than its parts")
+        if "request" in entry:
+            self.demand(entry["request"]["decided_by_output"] is (not entry["replaces"]), "not what was stated")
+            self.demand(back == [0, 0] or bool(entry["request"].get("on_word_of")), "given back on nobody's word")
+        self.demand(back == [0, 0] or "proposal" in entry, "given back by one person")
+        self.done(entry, "correction", True)
+        table, own = Table(cost, entry.get("residual")), [key for key in touched if key[2] is None]
+        self.demand("residual" not in entry or not own or self.costing == "residual", "beside what is left")
+        self.demand(entry["frozen"] == sorted(set(entry["frozen"])), "not in order")
+        self.demand(entry["fits"] is (not entry["frozen"]), "whether it fits is not said")
+        is_beyond, difference = False, add(cost, old, -1)[0]
+        for key in own:
+            account, rooms, rest = touched[key], self.rooms_of(key), left(touched[key])
+            if "level" in entry.get("residual", {}):
+                is_enough = table.r + difference <= rooms.rest_at(place, rest[0])
+                is_enough = is_enough and self.fits_late(key, account, place, difference)
+                self.demand(is_enough, "at a level that does not fit")
+            if late == [0, 0]:
+                self.demand(back == [0, 0] or run["r"] == 0 or rest[0] >= run["r"], "given back, and others rest on it")
+                self.demand(back == [0, 0] or INT64_MAX not in account["spent"], "given back of what is not known")
+                self.note({key: account}, entry["seq"], run["r"] if back != [0, 0] else 0, {key: rest})
+                account["spent"] = add(account["spent"], back, -1)
+                self.ease(key, account)
+                self.note({key: account}, entry["seq"], table.r, {key: left(account)})
+            else:
+                is_beyond |= self.late_in(entry, key, account, late, table.r, place)
+        froze = ("retired" if self.state == "retired" else "frozen") if is_beyond else None
+        named = late == [0, 0] or (entry["dataset"] in entry["frozen"]) == is_beyond
+        self.demand(entry.get("state") == froze and named, "frozen for nothing, or not frozen")
+        self.demand(late != [0, 0] or entry["frozen"] == [], "less than before, and frozen")
+        known = {"charged": charged, "corrections": entry["number"], "r": max(run["r"], table.r)}
+        self.runs[entry["run"]] |= {"state": "settled", **known}
         return touched
 
 

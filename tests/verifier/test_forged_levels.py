@@ -63,6 +63,14 @@ def kinds_in(entry: dict[str, Any]) -> list[str]:
         kinds.append("fits" if overrun["fits"] else "does not fit")
     if "level" in overrun.get("residual", ()):
         kinds.append("late level")
+    if entry["kind"] == "run-corrected":
+        change = (
+            "lowered" if entry["returned"]["mu_sq_pico"] != "0" else "in its place" if entry["replaces"] else "added"
+        )
+        kinds += [f"corrected, {change}", "corrected, fits" if entry["fits"] else "corrected, does not fit"]
+        kinds += ["corrected by two"] if "proposal" in entry else []
+        kinds += ["corrected again"] if entry["number"] > 1 else []
+        kinds += ["corrected at a level"] if entry.get("residual", {}).get("level") else []
     return kinds
 
 
@@ -118,6 +126,8 @@ def test_random_journals_replay(tries: Callable[[int, int], int]) -> None:
     print(dict(counted))
     needed = {"kept", "independent", "by another", "level", "level 0", "late level", "fits", "does not fit", "costing"}
     needed |= {"together", "together, by another"}
+    needed |= {f"corrected, {what}" for what in ("lowered", "in its place", "added", "fits", "does not fit")}
+    needed |= {"corrected by two", "corrected again", "corrected at a level"}
     assert needed <= counted.keys()
 
 

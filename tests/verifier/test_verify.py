@@ -82,7 +82,7 @@ def test_somebody_elses_verifier_agrees(ledger: Ledger, tmp_path: Path) -> None:
     text = "\n".join(file.read_text() for file in files)
     assert "import ledger" not in text and "from ledger" not in text  # noqa: PT018 (one claim)
     code = [line for line in text.splitlines() if line.strip() and '"""' not in line]
-    assert len(code) <= 900, "short enough to be read by whoever has to trust it"
+    assert len(code) <= 1000, "short enough to be read by whoever has to trust it"
     lines = busy(ledger)
     export = tmp_path / "mnist.jsonl"
     export.write_text("\n".join(lines) + "\n")

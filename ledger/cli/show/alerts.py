@@ -45,7 +45,9 @@ def _event_text(event: Mapping[str, Any]) -> str:
         case "overrun":
             return f"run {event['run']} executed {event['overrun']['steps']} steps more than planned"
         case "frozen":
-            return "frozen after an overrun" if event["because"] == "run-settled" else f"frozen: {event.get('reason')}"
+            because = {"run-settled": "after an overrun", "run-corrected": "after a correction that did not fit"}
+            why = because.get(event["because"])
+            return f"frozen: {event.get('reason')}" if why is None else f"frozen {why}"
         case "overdue":
             what = "started" if event["state"] == "held" else "settled"
             return f"run {event['run']} should have been {what} by {event['due'][:19].replace('T', ' ')}"

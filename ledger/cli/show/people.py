@@ -109,6 +109,10 @@ def _change(item: ProposalShown) -> str:
             return f"set the share of {item['proposes']['project']} in {item['dataset']}"
         case "fair-use":
             return f"set the limits of one principal on {item['dataset']}"
+        case "correction" if "number" in item["proposes"]:
+            lowers = ", which gives something back" if item["proposes"].get("lowers") else ""
+            kind = item["proposes"]["request"]["mechanism"]["type"]
+            return f"correct what run {item['run']} was declared as: {kind}{lowers}"
         case "correction":
             steps = item["proposes"]["request"].get("steps")
             return f"correct run {item['run']} to {'all' if steps is None else format(steps, ',')} steps"

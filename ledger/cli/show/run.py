@@ -148,6 +148,11 @@ def _events(item: RunInFull) -> Iterator[tuple[str, str, str, str]]:
                 _who(event["by"]),
                 str(event.get("reason") or ""),
             )
+    for made in item.get("corrections", ()):
+        proposer = made.get("proposal")
+        seconded = "" if proposer is None else f", as {proposer['by']['name']} proposed"
+        what = f"corrected to {made['mechanism']['type']}, mu {up(made['charged']['mu'])} charged{seconded}"
+        yield made["at"], what, _who(made["by"]), made["reason"]
     for proposed in item["proposals"]:
         state = "" if proposed["state"] == "approved" else f", {proposed['state']}"
         yield proposed["at"], f"{proposed['what']} proposed{state}", _who(proposed["by"]), proposed["id"]

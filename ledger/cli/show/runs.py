@@ -39,6 +39,7 @@ if TYPE_CHECKING:
         OverrunShown,
         RestartShown,
         RunApproved,
+        RunCorrected,
         RunInFull,
         RunMoved,
         RunOnDataset,
@@ -267,6 +268,21 @@ def _accounts_named(items: Sequence[Mapping[str, object]], numbers: Mapping[str,
     )
 
 
+def corrected(answer: RunCorrected) -> None:
+    """Print what a corrected run is charged now, and what a steward must do if that does not fit."""
+    before, now = number(answer["before"]["mu"]), up(answer["charged"]["mu"])
+    style = "bold green" if answer["fits"] else "bold red"
+    out.print(Text.assemble(("corrected", style), f"  run {answer['id']}: mu {now} charged in place of {before}"))
+    if not answer["replaces"]:
+        out.print("An output may have decided what ran: the declared and the true mechanism are both charged.")
+    if answer["fits"]:
+        return
+    names = answer["frozen"]
+    err.print(f"It does not fit in {', '.join(names)}, which {'is' if len(names) == 1 else 'are'} frozen.")
+    for name in names:
+        err.print(f"    privacy-ledger dataset thaw {shlex.quote(name)} --reason …")
+
+
 def overran(error: Overrun) -> None:
     """Print an overrun that did not fit: what is overdrawn, and what a steward must do."""
     facts = in_one_line(error.facts)
@@ -431,6 +447,8 @@ def charged_text(item: RunShown) -> str:
     if settled is None:
         return "0" if item.get("voided") is not None else ""
     charged = settled.get("charged")
+    if made := item.get("corrections", ()):
+        return f"{up(made[-1]['charged']['mu'])} corrected"
     return f"{'' if charged is None else up(charged['mu'])}{beyond(item)}"
 
 

@@ -354,6 +354,43 @@ class Runs(Calls[Answer], Lists[Answers], Scopes[Scope]):
         executed: dict[str, Any] = {"steps": steps, "stop": stop, "restarts": restarts, "models": models}
         return self._send(calls.correct(run, reason=reason, **executed, evidence=evidence))
 
+    def correction(
+        self,
+        run: str,
+        *,
+        mechanism: AnyMechanism,
+        reason: str,
+        decided_by_output: bool,
+        on_word_of: str | None = None,
+        advisory: str | None = None,
+        evidence: Mapping[str, Any] | None = None,
+    ) -> Answer:
+        """State, as a steward, which mechanism a settled run really was. It is charged for that.
+
+        decided_by_output: whether an output of any run may have decided which mechanism ran. If not, the true mechanism
+        takes the place of the declared one; otherwise it is charged in addition. If it does not fit, the answer has
+        `fits` false, and its datasets are frozen. If the run was charged too much, state `on_word_of`: the answer is
+        `{"proposal": …}`, and nothing is given back until another steward calls `approve`.
+
+        >>> try:
+        ...     what = Gaussian(noise_multiplier=4)
+        ...     ledger.correction(asked["id"], mechanism=what, reason="a typing error", decided_by_output=False)
+        ... except RunState as error:
+        ...     print(error.code)
+        run-state
+        """
+        return self._send(
+            calls.correction(
+                run,
+                mechanism=mechanism,
+                reason=reason,
+                decided_by_output=decided_by_output,
+                on_word_of=on_word_of,
+                advisory=advisory,
+                evidence=evidence,
+            )
+        )
+
     def void(self, run: str, *, reason: str, data_independent: bool = False) -> Answer:
         """Cancel a run, because nobody has seen any output of it. A started run needs a steward's key.
 

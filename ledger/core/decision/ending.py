@@ -12,8 +12,8 @@ from ledger.core.books import Books
 from ledger.core.commands import OnRun, Settle, Void
 from ledger.core.datasets import Account
 from ledger.core.decision.filter import (
-    ByDataset,
     Priced,
+    by_dataset,
     charged_late,
     given_back,
     guaranteed,
@@ -22,7 +22,7 @@ from ledger.core.decision.filter import (
     short_of,
 )
 from ledger.core.decision.of_run import charged_postings, cost_of, demand_owner, demand_state, run_of, run_state
-from ledger.core.decision.posting import Drafts, Posting, Repeat, eased, write
+from ledger.core.decision.posting import Drafts, Posting, Repeat, eased, frozen, write
 from ledger.core.decision.two_people import Guarded, propose_first, seconded
 from ledger.core.runs import Excess, Run
 from ledger.errors import Forbidden
@@ -99,7 +99,7 @@ def _end(books: Books, command: Settle, run: Run) -> _Ending:
         raise ArithmeticError(f"run {run.id} was approved for {cost} and is charged {command.charged}")
     returned = cost - command.charged
     is_free = command.stop != "data_dependent" or returned == ZERO
-    kept_for = [] if is_free else short_of(books, _by_dataset(before), run.r)
+    kept_for = [] if is_free else short_of(books, by_dataset(before), run.r)
     kept = returned if kept_for else ZERO
     r = 0 if is_free or kept_for else run.r
     after = [replace(posting, accounts=_released(posting, cost, command.charged + kept, r=r)) for posting in before]
@@ -128,7 +128,7 @@ def _settled(account: Account, cost: Amount, charged: Amount) -> Account:
 
 def _with_late(books: Books, ending: _Ending, excess: Excess, seqs: Mapping[UUID, int]) -> _Ending:
     """Return the ending with an overrun charged, which was executed before it is recorded. seqs: the run's places."""
-    late = price_late(books, _by_dataset(ending.postings), excess.cost, excess.residual, seqs)
+    late = price_late(books, by_dataset(ending.postings), excess.cost, excess.residual, seqs)
     postings = [_overrun(posting, late, seqs[posting.dataset.id]) for posting in ending.postings]
     return replace(ending, postings=postings, late=late)
 
@@ -138,11 +138,7 @@ def _overrun(posting: Posting, late: Priced, place: int) -> Posting:
     accounts = [charged_late(account, late, place=place, seq=seq) for account in posting.accounts]
     is_frozen = not all(is_late_fit(account, late, place) for account in guaranteed(posting.accounts))
     charged = replace(posting, accounts=accounts)
-    return _frozen(charged) if is_frozen else charged
-
-
-def _by_dataset(postings: Sequence[Posting]) -> ByDataset:
-    return {posting.dataset.id: posting.accounts for posting in postings}
+    return frozen(charged) if is_frozen else charged
 
 
 def _beyond_limits(ending: _Ending, before: Sequence[Posting]) -> list[str]:
@@ -161,7 +157,7 @@ def _beyond_limits(ending: _Ending, before: Sequence[Posting]) -> list[str]:
 def _report(books: Books, command: Settle, ending: _Ending, beyond_limits: list[str], now_us: int) -> Drafts:
     """Record a number that may be a mistake and would end a dataset for good. Nothing is charged or given back: every
     dataset of the run is frozen until a steward has confirmed or corrected the number."""
-    postings = [_frozen(posting) for posting in charged_postings(books, command)]
+    postings = [frozen(posting) for posting in charged_postings(books, command)]
     facts: dict[str, Any] = {"request": command.body, "steps": command.steps, "stop": command.stop}
     if ending.late is not None and command.excess is not None:
         overrun = _overrun_facts(command.excess, ending.late, postings)
@@ -201,12 +197,6 @@ def _overrun_facts(excess: Excess, late: Priced, postings: Sequence[Posting]) ->
     }
 
 
-def _frozen(posting: Posting) -> Posting:
-    """Freeze the dataset for a steward if an overrun did not fit."""
-    state = posting.dataset.state if posting.dataset.state == "retired" else "frozen"
-    return Posting(replace(posting.dataset, state=state), posting.accounts, {**posting.own, "state": state})
-
-
 def void(books: Books, command: Void, now_us: int) -> Drafts | Repeat:
     """Void a run of which nobody saw any output, and give back its cost."""
     run = run_of(books, command)
@@ -226,7 +216,7 @@ def void(books: Books, command: Void, now_us: int) -> Drafts | Repeat:
     guarded = Guarded("void", is_started, proposed_facts, command.actor, command.consent, unchanged, run_id=run.id)
     if (proposed := propose_first(books, guarded, now_us)) is not None:
         return proposed
-    kept_for = [] if command.is_independent else short_of(books, _by_dataset(before), run.r)
+    kept_for = [] if command.is_independent else short_of(books, by_dataset(before), run.r)
     kept = cost if kept_for else ZERO
     r = 0 if command.is_independent or kept_for else run.r
     ending = _Ending(ZERO, cost - kept, kept, kept_for, [])

@@ -10,10 +10,15 @@ from uuid import UUID
 from ledger.core.amounts import ZERO, Amount, Quantity
 from ledger.core.books import Books
 from ledger.core.datasets import Account
-from ledger.core.decision.posting import beyond
+from ledger.core.decision.posting import Posting, beyond
 from ledger.core.residual import Residual
 
 ByDataset = Mapping[UUID, Sequence[Account]]
+
+
+def by_dataset(postings: Iterable[Posting]) -> ByDataset:
+    """Return the accounts that postings change, by dataset."""
+    return {posting.dataset.id: posting.accounts for posting in postings}
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,10 +68,19 @@ def price_at(charged: ByDataset, cost: Amount, table: Residual, index: int) -> P
 
 
 def price_late(
-    books: Books, charged: ByDataset, cost: Amount, table: Residual | None, seqs: Mapping[UUID, int]
+    books: Books,
+    charged: ByDataset,
+    cost: Amount,
+    table: Residual | None,
+    seqs: Mapping[UUID, int],
+    *,
+    old: int = 0,
 ) -> Priced:
-    """Return what is charged for what was executed beyond a plan, and is recorded now. seqs: the run's place in each
-    dataset. charged: the accounts after the run itself was settled."""
+    """Return what is charged for what was executed beyond a plan, or otherwise than declared, and is recorded now.
+
+    seqs: the run's place in each dataset. charged: the accounts after the run itself was settled. old: the mu² of a
+    charge that this one replaces, which counts as left.
+    """
     places = [
         (seqs[dataset_id], account) for dataset_id, accounts in charged.items() for account in guaranteed(accounts)
     ]
@@ -77,7 +91,9 @@ def price_late(
         (account.trail.left_at(place, account.remaining.mu_sq_pico) for place, account in places),
         default=cost.mu_sq_pico,
     )
-    priced = _at(cost, tried, tried.late(left, slack))
+    # An overdrawn account has nothing to give, also not what the old charge was.
+    index = None if slack < 0 else tried.late(left + old, slack + old)
+    priced = _at(cost, tried, index)
     return priced if is_residual else replace(priced, table=None)
 
 

@@ -21,6 +21,7 @@ from ledger.core.commands import (
     Batch,
     Change,
     Command,
+    Correct,
     OnDataset,
     OnRun,
     RefuseProposal,
@@ -91,7 +92,7 @@ def read_sets(commands: Iterable[Command]) -> dict[UUID, ReadSet]:
     for command in commands:
         for dataset_id in command.dataset_ids:
             read_set = sets.setdefault(dataset_id, ReadSet())
-            read_set.is_guarded |= isinstance(command, OnDataset | Void | RefuseProposal) or _takes_two(command)
+            read_set.is_guarded |= _takes_two(command)
         match command:
             case SetBudget() | AddPartitions():
                 # All: each gets the new limit; their number is bounded.
@@ -105,7 +106,7 @@ def read_sets(commands: Iterable[Command]) -> dict[UUID, ReadSet]:
             case Batch():
                 for ask in command.asks:
                     _add_uses(sets, ask.uses, project=ask.project, principal_id=ask.actor.principal_id)
-            case Start() | Settle() | Void():
+            case Start() | Settle() | Void() | Correct():
                 _add_charges(sets, command)
             case SetFairUse(fair_use=fair_use):
                 read_set = sets[command.dataset_id]
@@ -147,6 +148,8 @@ def _add_uses(sets: dict[UUID, ReadSet], uses: Iterable[Use], *, project: str | 
 
 
 def _takes_two(command: Command) -> bool:
+    if isinstance(command, OnDataset | Void | Correct | RefuseProposal):
+        return True
     is_ruling = isinstance(command, Settle) and command.ruling is not None
     return is_ruling or (isinstance(command, Ask) and command.second is not None)
 
@@ -168,7 +171,7 @@ def _apply(books: Books, command: Single, now_us: int, *, may_wait: bool = True)
     if any(dataset_id not in books.datasets for dataset_id in command.dataset_ids):
         raise NotFound("No dataset has this name, or your key may not see it.")
     match command:
-        case Start() | Settle() | Void():
+        case Start() | Settle() | Void() | Correct():
             return advance(books, command, now_us)
         case Register():
             return register(books, command, now_us)

@@ -47,7 +47,7 @@ def demand_state(run: Run, needed: str) -> None:
 _NEXT: Final[Mapping[RunStateName, tuple[str, ...]]] = {
     "held": ("start", "void"),
     "started": ("settle", "void"),
-    "settled": (),
+    "settled": ("correction",),
     "voided": (),
     "refused": (),
 }
@@ -58,6 +58,7 @@ _DOES: Final[Mapping[str, str]] = {
     "void": "gives its cost back",
     "confirm": "charges what was reported",
     "correct": "charges what was really executed",
+    "correction": "charges a steward's correction of what was declared",
 }
 
 
@@ -65,7 +66,6 @@ def run_state(run: Run, why: str, **facts: Any) -> RunState:
     """Return the error for a run whose state does not allow something, with the calls that it allows."""
     calls = ("confirm", "correct") if run.is_reported else _NEXT[run.state]
     named = "; ".join(f"POST /v1/runs/{run.id}/{call} {_DOES[call]}" for call in calls)
-    # A run that has ended allows nothing more.
     next_ = named or "To use the data again, ask for a new run: POST /v1/runs"
     return RunState(
         f"Run {run.id} is {run.state}. {why} {next_}.", run=str(run.id), state=run.state, next=list(calls), **facts

@@ -143,3 +143,9 @@ def _checked(account: Account) -> Account:
     if not (account.spent + account.held).is_within(account.limit + account.overdrawn):
         raise ArithmeticError(f"more spent and held than the limit allows: {account}")
     return account
+
+
+def frozen(posting: Posting) -> Posting:
+    """Freeze the dataset for a steward if something that is recorded late did not fit."""
+    state = posting.dataset.state if posting.dataset.state == "retired" else "frozen"
+    return Posting(replace(posting.dataset, state=state), posting.accounts, {**posting.own, "state": state})

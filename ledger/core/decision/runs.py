@@ -9,8 +9,9 @@ from uuid import UUID
 
 from ledger.core.amounts import Quantity, timestamp
 from ledger.core.books import Books
-from ledger.core.commands import Ask, OnRun, Settle, Start, Void
+from ledger.core.commands import Ask, Correct, OnRun, Settle, Start, Void
 from ledger.core.datasets import Account, AccountKey, Dataset
+from ledger.core.decision.correcting import correct
 from ledger.core.decision.ending import settle, void
 from ledger.core.decision.filter import (
     ByDataset,
@@ -247,7 +248,7 @@ def binding_quantities(priced: Priced, accounts: Sequence[Account]) -> list[Quan
 
 
 def advance(books: Books, command: OnRun, now_us: int) -> Drafts | Repeat:
-    """Start, settle or void a run, or repeat an earlier decision."""
+    """Start, settle, void or correct a run, or repeat an earlier decision."""
     match command:
         case Start():
             return _start(books, command, now_us)
@@ -255,6 +256,8 @@ def advance(books: Books, command: OnRun, now_us: int) -> Drafts | Repeat:
             return settle(books, command, now_us)
         case Void():
             return void(books, command, now_us)
+        case Correct():
+            return correct(books, command, now_us)
         case _:
             assert_never(command)
 

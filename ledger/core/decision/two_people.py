@@ -27,6 +27,7 @@ class Guarded:
     """A change for which a tenant's policy can require a second person.
 
     is_loosening: whether the change is of that kind at all. body: the facts of its entry. postings: in which journals.
+    is_always: it needs a second person whatever the policy is.
     """
 
     kind: ProposalKind
@@ -36,12 +37,13 @@ class Guarded:
     consent: Consent
     postings: Sequence[Posting]
     run_id: UUID | None = None
+    is_always: bool = False
 
 
 def propose_first(books: Books, guarded: Guarded, now_us: int) -> Drafts | Repeat | None:
     """Return the entries that propose a change that still needs a second person, or None. A run has one open proposal
     of a kind: asking again returns it."""
-    if guarded.consent.is_second or not (guarded.is_loosening and books.takes_two):
+    if guarded.consent.is_second or not (guarded.is_always or (guarded.is_loosening and books.takes_two)):
         return None
     open_proposals = [
         proposal for proposal in books.proposals.values() if proposal.state == "open" and proposal.expires_us > now_us

@@ -21,7 +21,7 @@ _KINDS: Final = {
     "partitions": "partitions-added",
     "project": "project-set",
     "fair-use": "fair-use-set",
-    "correction": "run-settled",
+    "correction": "run-settled",  # or `run-corrected`, of a run that is settled
 }
 """For each kind of proposal about a dataset or an approved run: the kind of the entry that makes the change."""
 _OF_RUN: Final = ("request", "idempotency_key", "project", "bound", "adjacency")
@@ -42,7 +42,8 @@ class Proposals:
             entry["approve_by"] == after(entry["at"], APPROVE_WITHIN), "gives the approval a time other than one day"
         )
         self._proposed[entry["proposal"]] = entry
-        if entry["what"] != "run":  # which waits for a steward by its dataset's fair use, not by the tenant's policy
+        # A run waits for a steward by its dataset's fair use, and giving back always takes two, whatever the policy.
+        if entry["what"] != "run" and "lowers" not in entry["proposes"]:
             self._note(entry, entry["what"], is_proposal=True)
 
     def note_done(self, entry: dict[str, Any], what: str, *, takes_two: bool, demand: Demand) -> None:
@@ -89,9 +90,10 @@ class Proposals:
 
 def _does(proposed: Mapping[str, Any], entry: Mapping[str, Any]) -> bool:
     """Return whether an entry makes the proposed change. The limit before it may have changed meanwhile."""
-    facts = {name: value for name, value in proposed["proposes"].items() if name != "limit_before"}
+    proposes = proposed["proposes"]
+    facts = {name: value for name, value in proposes.items() if name not in ("limit_before", "lowers")}
     same_run = entry.get("run") == proposed.get("about_run")
-    is_it = entry["kind"] == _KINDS.get(proposed["what"])
+    is_it = entry["kind"] == ("run-corrected" if "number" in proposes else _KINDS.get(proposed["what"]))
     return is_it and same_run and all(_says(entry, name, value) for name, value in facts.items())
 
 

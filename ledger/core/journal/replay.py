@@ -13,9 +13,9 @@ from ledger.core.datasets import Account, AccountKey
 from ledger.core.entries import Sealed
 from ledger.core.journal import beside_left, requested
 from ledger.core.journal.chain import Demand, accounts_of, check_all, read_entries
+from ledger.core.journal.corrections import CorrectionReplay
 from ledger.core.journal.policy import Loosening
 from ledger.core.journal.rights import demand_role
-from ledger.core.journal.runs import RunReplay
 from ledger.core.journal.shapes import demand_dataset_entry
 from ledger.core.least import Charges
 
@@ -72,7 +72,7 @@ def walk(entries: Iterable[Entered], *, tenant_id: UUID, dataset_id: UUID) -> It
     return read_entries(_DatasetReplay(tenant_id, dataset_id).read, entries)
 
 
-class _DatasetReplay(RunReplay):
+class _DatasetReplay(CorrectionReplay):
     """An independent calculation over one journal."""
 
     def __init__(self, tenant_id: UUID, dataset_id: UUID, name: str = "") -> None:
@@ -96,6 +96,7 @@ class _DatasetReplay(RunReplay):
             "run-reported": self.read_reported,
             "run-settled": self.read_settled,
             "run-voided": self.read_voided,
+            "run-corrected": self.read_corrected,
             "change-proposed": self._proposed,
             "proposal-refused": self._refused_proposal,
         }
@@ -165,6 +166,11 @@ class _DatasetReplay(RunReplay):
                 demand(self._is_more_use(proposes["fair_use"]), "proposes a fair use that is not more than before")
             case "run":
                 self.read_waiting(entry, demand)
+            case "correction" if "number" in proposes:
+                run = self.runs.get(UUID(entry["about_run"]))
+                demand(run is not None and run.state == "settled", "proposes to correct a run that is not settled")
+                is_next = run is not None and proposes["number"] == run.corrections + 1
+                demand(is_next, "proposes another correction than the next one of its run")
             case what:
                 run = self.runs.get(UUID(entry["about_run"]))
                 demand(run is not None and run.state == "started", f"proposes the {what} of a run that was not started")

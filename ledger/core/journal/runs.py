@@ -26,8 +26,8 @@ _NOTHING: Final = ZERO.facts()
 @dataclass(slots=True)
 class Charged:
     """A run as a journal shows it. principal: who asked for it; start_by: None if it was refused; reported: the request
-    that reported a number, which a steward must confirm or correct; r: how much mu² its approval left unspent; seq: its
-    number."""
+    that reported a number, which a steward must confirm or correct; r: the most mu² that one of its charges left
+    unspent; seq: its number; charged: all that it was charged once it was settled; corrections: how many came since."""
 
     state: str
     cost: Amount
@@ -37,6 +37,9 @@ class Charged:
     reported: Mapping[str, Any] | None = None
     r: int = 0
     seq: int = 0
+    charged: Amount = ZERO
+    corrections: int = 0
+    project: str | None = None
 
 
 class RunReplay(Chain):
@@ -260,6 +263,7 @@ class RunReplay(Chain):
         demand(within + returned == run.cost, "charges and returns something other than what was approved")
         demand(not kept.exceeds(within) and not ZERO.exceeds(returned), "charges more than was approved")
         after = self._given_back(accounts, run, within, is_free=is_free or kept != ZERO)
+        run.charged = charged
         if overrun is None:
             demand("state" not in entry, "is frozen, though nothing was overdrawn")
             return after
@@ -282,6 +286,7 @@ class RunReplay(Chain):
                 demand(not is_overdrawn, "is charged beside what an overdrawn account has")
                 enough = all(beside_left.leaves_enough(account, beside, cost, run.seq) for account in own)
                 demand(enough, "is charged at a level that does not fit")
+        run.r = max(run.r, beside.r)
         is_beyond = not all(fitting.values())
         state = "retired" if self.state == "retired" else "frozen"
         demand(
@@ -304,7 +309,7 @@ class RunReplay(Chain):
         demand(run not in self.runs, "decides a run that was decided before")
         demand(not ZERO.exceeds(cost), "has a negative cost")
         keys = tuple(account.key for account in charged)
-        place = {"r": beside.r, "seq": entry["seq"]}
+        place = {"r": beside.r, "seq": entry["seq"], "project": entry.get("project")}
         self.runs[run] = Charged(state, cost, keys, entry["actor"]["principal"], entry.get("start_by"), **place)
         return cost
 

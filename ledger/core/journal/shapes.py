@@ -55,6 +55,10 @@ DATASET_KINDS: Final[Mapping[str, Shape]] = {
     ),
     "run-reported": _shape("run request steps stop overrun state"),
     "run-voided": _shape("run request returned", "proposal kept kept_for independent"),
+    "run-corrected": _shape(
+        "run request number replaces before cost charged late returned fits frozen method assumptions accountant",
+        "project delta residual state proposal",
+    ),
     "change-proposed": _shape("proposal what proposes approve_by", "about_run"),
     "proposal-refused": _shape("proposal what reason"),
 }
@@ -64,7 +68,7 @@ _BY_DIGEST: Final = frozenset({"request_in", "request_sha256"})
 """In place of `request`, since version 4: its journal, and its digest."""
 
 _OF_VERSION_4: Final[Mapping[str, Shape]] = {
-    **DATASET_KINDS,
+    **{kind: shape for kind, shape in DATASET_KINDS.items() if kind != "run-corrected"},
     "dataset-registered": _shape(f"{_REGISTERED} is_partitioned derived_from", "ceiling ceiling_limit"),
     "dataset-changed": _shape("", "state title description reason proposal"),
     "budget-set": _shape("budget limit limit_before reason", "proposal"),
@@ -141,6 +145,8 @@ _PROPOSES: Final[Mapping[str, Shape]] = {
     "correction": _shape("request report reason"),
     "run": _shape(f"{_COSTED} waits_for", "project segments delta expected_batch warnings"),
 }
+_PROPOSES_CORRECTED: Final = _shape("request number", "lowers")
+"""Of a proposal to correct a settled run, whose kind is that of one to correct a reported number."""
 _SECONDED: Final = _shape("id by at", "reason")
 _SECONDED_RUN: Final = _shape("id by at approved_by", "reason")
 
@@ -215,7 +221,10 @@ def _demand_texts(entry: Mapping[str, Any], demand: Demand) -> None:
 def _demand_proposed(entry: Mapping[str, Any], demand: Demand) -> None:
     what = entry["what"]
     demand(what in _PROPOSES, "proposes a change that needs no second person")
-    demand(_PROPOSES[what].fits(entry["proposes"]), "proposes a change other than the one it names")
+    is_settled = what == "correction" and "number" in entry["proposes"]
+    shape = _PROPOSES_CORRECTED if is_settled else _PROPOSES[what]
+    demand(shape.fits(entry["proposes"]), "proposes a change other than the one it names")
+    demand(entry["proposes"].get("lowers", True) is True, "has a value in 'lowers' that no ledger writes")
     is_of_run = what in ("void", "correction", "run")
     demand(("about_run" in entry) == is_of_run, "proposes a change about a run that is not about one, or the reverse")
 
@@ -269,6 +278,10 @@ _FORMS: Final[Mapping[str, Callable[[Any], bool]]] = {
     "is_partitioned": lambda value: isinstance(value, bool),
     "costing": lambda value: value in ("standalone", "residual"),
     "independent": lambda value: value is True,
+    "number": _is_seq,
+    "replaces": lambda value: isinstance(value, bool),
+    "fits": lambda value: isinstance(value, bool),
+    "frozen": _is_texts,
     _WEAK: lambda value: value is True,
     "together": lambda value: _is_seq(value["first"]) and _is_seq(value["runs"]),
     "expected_batch": lambda value: _is_seq(value["units"]),

@@ -12,7 +12,7 @@ from ledger.report.blocks import Block
 from ledger.report.sections.balances import accounts, datasets
 from ledger.report.sections.basis import assumptions, changes, heads, recompute
 from ledger.report.sections.bounds import bounded
-from ledger.report.sections.runs import overdue, overruns, refusals, runs, voids
+from ledger.report.sections.runs import corrections, overdue, overruns, refusals, runs, voids
 from ledger.report.sections.verdict import verdict_blocks
 from ledger.report.view import View
 
@@ -29,6 +29,7 @@ def _blocks(view: View) -> Iterator[Block]:
     yield from runs(view)
     yield from refusals(view)
     yield from overruns(view)
+    yield from corrections(view)
     yield from overdue(view)
     yield from voids(view)
     yield from changes(view)

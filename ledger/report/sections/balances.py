@@ -100,7 +100,8 @@ def _about(item: JsonObject) -> Iterator[tuple[str, Cell]]:
         "Runs in the period",
         line(
             f"{totals['approved']:,} approved, {totals['refused']:,} refused, {totals['settled']:,} settled, "
-            f"{totals['voided']:,} voided, {totals['overruns']:,} with an overrun; {totals['open']:,} open at the end"
+            f"{totals['voided']:,} voided, {totals['overruns']:,} with an overrun, "
+            f"{totals['corrections']:,} corrections; {totals['open']:,} open at the end"
         ),
     )
 

@@ -242,6 +242,50 @@ def overruns(view: View) -> Iterator[Block]:
     yield from listed(view, "overruns", "Overruns", "No run executed more than was planned.", titles, rows)
 
 
+def corrections(view: View) -> Iterator[Block]:
+    """Yield the settled runs that were corrected: what was charged in addition or given back, and on whose word."""
+    rows = (
+        (
+            position(item),
+            (*who(item["by"]), *_proposer(item)),
+            (Line(short(item["reason"])), *_word(item)),
+            line(f"mu {significant(item['before']['mu'])}, now {significant(item['charged']['mu'])}"),
+            line(_outcome(item)),
+        )
+        for item in view.document["corrections"]
+    )
+    titles = (
+        Column("Run", 2.6),
+        Column("By", 2.1),
+        Column("Why", 2.2),
+        Column("Charged", 1.5),
+        Column("Then", 1.6),
+    )
+    none = "No run was corrected after it was settled."
+    yield from listed(view, "corrections", "Corrections", none, titles, rows)
+
+
+def _proposer(item: JsonObject) -> Iterator[Line]:
+    if item["proposed_by"]:
+        yield Line("proposed by", "dim")
+        yield from who(item["proposed_by"])
+
+
+def _word(item: JsonObject) -> Iterator[Line]:
+    if item["on_word_of"]:
+        yield Line(f"on the word of: {short(item['on_word_of'])}", "dim")
+    if item["decided_by_output"]:
+        yield Line("an output may have decided what ran", "dim")
+
+
+def _outcome(item: JsonObject) -> str:
+    if not item["fits"]:
+        return f"it did not fit, and froze {names(item['frozen'])}"
+    if item["returned"]["mu"] or item["returned"]["delta"]:
+        return f"given back: mu {significant(item['returned']['mu'])}"
+    return "it fit in what was left"
+
+
 def overdue(view: View) -> Iterator[Block]:
     """Yield the runs that should have been started or settled."""
     rows = (

@@ -284,6 +284,37 @@ class CorrectRequest(SettleRequest):
         return self
 
 
+class CorrectionRequest(Strict):
+    """What a settled run really was, and how you know it. It is charged for that; history is not changed."""
+
+    mechanism: Annotated[Mechanism, Field(description="Everything that the run really did, as one mechanism.")]
+    reason: LongText
+    decided_by_output: Annotated[
+        bool,
+        Field(
+            description=(
+                "Whether an output of any run may have decided which mechanism ran. If it is `false`, you state that it"
+                " did not: then the true mechanism takes the place of the declared one. If it is `true`, the true"
+                " mechanism is charged in addition to what was charged before."
+            )
+        ),
+    ]
+    on_word_of: Annotated[
+        LongText | None,
+        Field(description="On whose word something is given back. Needed if the run was charged too much."),
+    ] = None
+    advisory: Annotated[ShortText | None, Field(description="The id of the advisory that this follows from.")] = None
+    evidence: Annotated[
+        dict[str, Any] | None,
+        Field(description=f"Anything that shows what was run, at most {NOTES_BYTES_MAX} bytes of JSON."),
+    ] = None
+
+    @model_validator(mode="after")
+    def _is_short(self) -> Self:
+        demand_short({"evidence": self.evidence, "reason": self.reason, "on_word_of": self.on_word_of})
+        return self
+
+
 class VoidRequest(Strict):
     """Why nobody saw any output."""
 

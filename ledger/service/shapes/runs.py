@@ -212,6 +212,31 @@ class RunMoved(TypedDict):
     settle_by: NotRequired[str | None]
 
 
+class RunCorrected(TypedDict):
+    """A settled run that was declared wrong, and what it is charged now."""
+
+    id: Id
+    state: Literal["settled"]
+    number: Annotated[int, Field(description="Which correction of the run this is, from 1.")]
+    replaces: Annotated[
+        bool,
+        Field(description="Whether the true mechanism takes the place of the declared one; otherwise both count."),
+    ]
+    before: Annotated[AmountShown, Field(description="What the run was charged until then.")]
+    cost: Annotated[AmountShown, Field(description="What the true mechanism costs.")]
+    charged: Annotated[AmountShown, Field(description="What the run is charged now.")]
+    late: Annotated[AmountShown, Field(description="What was charged in addition.")]
+    returned: Annotated[AmountShown, Field(description="What was given back.")]
+    fits: Annotated[bool, Field(description="false: the datasets `frozen` are overdrawn, and frozen for a steward.")]
+    frozen: list[str]
+    overdrawn: list[Overdrawn]
+    datasets: list[RunOnDataset]
+    method: str
+    assumptions: list[str]
+    delta: NotRequired[Used]
+    at: str
+
+
 class RunStarted(RunMoved):
     """A run that may touch its data now. Only this receipt proves that."""
 
@@ -276,6 +301,31 @@ class RunEvent(TypedDict):
     ]
 
 
+class CorrectionShown(TypedDict):
+    """A correction of a run after it was settled: what it really was, who stated that, and what changed."""
+
+    number: int
+    at: str
+    by: dict[str, Any]
+    seq: int
+    hash: str
+    proposal: NotRequired[Seconded | None]
+    mechanism: dict[str, Any]
+    reason: str
+    decided_by_output: bool
+    on_word_of: NotRequired[str | None]
+    advisory: NotRequired[str | None]
+    evidence: NotRequired[dict[str, Any] | None]
+    method: str
+    before: AmountShown
+    cost: AmountShown
+    charged: AmountShown
+    late: AmountShown
+    returned: AmountShown
+    fits: bool
+    frozen: list[str]
+
+
 class ProgressShown(TypedDict):
     """What the job of a run reported last. It is evidence: nothing is charged by it."""
 
@@ -333,6 +383,7 @@ class RunShown(TypedDict):
     reported: NotRequired[RunEvent | None]
     settled: NotRequired[RunEvent | None]
     voided: NotRequired[RunEvent | None]
+    corrections: NotRequired[Annotated[list[CorrectionShown], Field(description="Oldest first. Left out if none.")]]
 
 
 class EpsilonsOfRefusal(TypedDict):
