@@ -14,9 +14,14 @@ from ledger.alerting.courier import Courier, Hosts
 from ledger.api import memory
 from ledger.api.metrics import Metrics
 from ledger.api.services import Services
+from ledger.core import alerts as raising
 from ledger.core.alerting import Alert, AlertKind
+from ledger.core.datasets import Parent
+from ledger.core.entries import Entry
 from ledger.errors import Overloaded
 from ledger.operate import deploy
+from ledger.recovery.keeper import Keeper
+from ledger.recovery.known import Contradiction, Journal, Known
 from ledger.report.pool import Pool
 from ledger.service.alerts import Alerts
 from ledger.service.apart import Apart
@@ -50,12 +55,15 @@ class Server:
     services: Services
     last_uses: LastUses
     publisher: Publisher | None
+    keeper: Keeper
 
     def start(self) -> None:
-        """Start every thread."""
+        """Compare the database with the heads that were kept of it, and start every thread."""
+        self.keeper.start()
         self.services.writer.start()
         self.services.courier.start()
         self.last_uses.start()
+        self.keeper.report()
         if self.publisher is not None:
             self.publisher.start()
 
@@ -68,6 +76,7 @@ class Server:
         self.services.aside.close()
         self.services.courier.close()
         self.services.writer.close()
+        self.keeper.close()
         if self.publisher is not None:
             self.publisher.close()
         self.services.store.close()
@@ -86,16 +95,18 @@ class Builder:
         memory.share()
         store = Store(engine_for(self._settings.database_url.get_secret_value()))
         commits = _Commits(self._metrics)
-        writer = self._writer(store, commits)
-        heads = Heads(store, self._signer)
+        known = Known(commits.contradicted)
+        keeper = commits.keeper = Keeper(store, known, self._settings.kept_heads)
+        writer = commits.writer = self._writer(store, commits, known)
+        heads = Heads(store, self._signer, unsignable=known.demand_signable)
         commits.courier = courier = self._courier(store, writer, heads)
         commits.publisher = publisher = self._publisher(store, writer, heads)
         keyring = Keyring(store, self._issuers)
-        services = self._services(store, writer, heads, courier, keyring)
+        services = self._services(store, writer, heads, courier, keyring, known, keeper)
         self._metrics.watch(writer, services.certificates, courier, services.reports)
-        return Server(services=services, last_uses=LastUses(keyring, writer), publisher=publisher)
+        return Server(services=services, last_uses=LastUses(keyring, writer), publisher=publisher, keeper=keeper)
 
-    def _writer(self, store: Store, commits: _Commits) -> Writer:
+    def _writer(self, store: Store, commits: _Commits, known: Known) -> Writer:
         settings = self._settings
         return Writer(
             store,
@@ -104,6 +115,7 @@ class Builder:
             group_max=settings.group_max,
             on_group=self._metrics.group,
             on_commit=commits,
+            known=known,
         )
 
     def _courier(self, store: Store, writer: Writer, heads: Heads) -> Courier:
@@ -135,7 +147,16 @@ class Builder:
             on_contradiction=contradicted,
         )
 
-    def _services(self, store: Store, writer: Writer, heads: Heads, courier: Courier, keyring: Keyring) -> Services:
+    def _services(
+        self,
+        store: Store,
+        writer: Writer,
+        heads: Heads,
+        courier: Courier,
+        keyring: Keyring,
+        known: Known,
+        keeper: Keeper,
+    ) -> Services:
         processes = self._settings.computing_processes
         certificates = Certificates(
             store,
@@ -183,6 +204,8 @@ class Builder:
             courier=courier,
             reports=Pool(self._settings.database_url.get_secret_value(), at_once=self._settings.reports_at_once),
             schema_revision=deploy.newest_revision(),
+            known=known,
+            keeper=keeper,
         )
 
 
@@ -193,10 +216,26 @@ class _Commits:
         self._metrics = metrics
         self.courier: Courier | None = None
         self.publisher: Publisher | None = None
+        self.keeper: Keeper | None = None
+        self.writer: Writer | None = None
 
-    def __call__(self, tenant_id: UUID, kinds: Sequence[AlertKind]) -> None:
+    def __call__(
+        self, tenant_id: UUID, kinds: Sequence[AlertKind], entries: Sequence[Entry], is_of_tenant: bool
+    ) -> None:
+        if self.keeper is not None:
+            self.keeper.committed(tenant_id, entries, is_of_tenant=is_of_tenant)
         self._metrics.alerts(kinds)
         if kinds and self.courier is not None:
             self.courier.added(tenant_id)
         if self.publisher is not None:
             self.publisher.moved(tenant_id)
+
+    def contradicted(self, journal: Journal, what: Contradiction) -> None:
+        """Raise an alert about a journal that the database contradicts."""
+        tenant_id, dataset_id = journal
+        is_gone = what.stored is None
+        parent = None if dataset_id is None or is_gone else Parent(dataset_id, what.kept.name)
+        alert = raising.mismatch(parent, seq=min((what.stored or 0) + 1, what.kept.seq), reason=what.missing)
+        if self.writer is not None and not (is_gone and dataset_id is None):
+            with suppress(Overloaded):  # it is in the log, and in /readyz
+                self.writer.tell(tenant_id, [alert])

@@ -43,6 +43,7 @@ STATUS: Final[dict[str, int]] = {
     "partitions-closed": 409,
     "proposal-state": 409,
     "name-taken": 409,
+    "journal-contradicted": 409,
     "too-large": 413,
     "unsupported-media-type": 415,
     "invalid-request": 422,

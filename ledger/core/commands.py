@@ -26,6 +26,31 @@ class Claim:
 
 
 @dataclass(frozen=True, slots=True)
+class Lost:
+    """Entries that a journal had and the database does not: up to the number and hash of the last one. runs: the cost
+    of each run that was approved in them and is known, by its id."""
+
+    seq: int
+    hash: bytes
+    runs: Mapping[UUID, Amount]
+
+    def covers(self, seq: int, hash_: bytes) -> bool:
+        """Return whether an acknowledged entry is among them."""
+        return self.seq > seq or (self.seq, self.hash) == (seq, hash_)
+
+    def facts(self, *, first: int) -> dict[str, Any]:
+        """Return this in the form of an entry. first: the number of the first entry that is missing."""
+        runs = [{"run": str(run_id), "cost": cost.facts()} for run_id, cost in sorted(self.runs.items())]
+        return {"first": first, "seq": self.seq, "hash": self.hash.hex(), "runs": runs}
+
+    @classmethod
+    def from_facts(cls, facts: Mapping[str, Any]) -> Lost:
+        """Return what an entry states."""
+        runs = {UUID(run["run"]): Amount.from_facts(run["cost"]) for run in facts["runs"]}
+        return cls(facts["seq"], bytes.fromhex(facts["hash"]), runs)
+
+
+@dataclass(frozen=True, slots=True)
 class Register:
     """A steward registers a dataset. `ceiling` is as declared; the definition has the corresponding limit.
 
@@ -75,13 +100,15 @@ class Change(_OnDataset):
 
 @dataclass(frozen=True, slots=True)
 class SetBudget(_OnDataset):
-    """A steward sets a new limit, for every partition too. accepts_weak: as for `Register`."""
+    """A steward sets a new limit, for every partition too. accepts_weak: as for `Register`. lost: the limit also
+    accounts for entries that the database lost."""
 
     budget: Mapping[str, Any]
     limit: Amount
     reason: str
     consent: Consent
     accepts_weak: bool = False
+    lost: Lost | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,30 +34,14 @@ from sqlalchemy.exc import SQLAlchemyError
 from ledger.core.alerting import Alert, AlertKind
 from ledger.core.alerts import raised, refused_datasets
 from ledger.core.books import Books
-from ledger.core.commands import (
-    Ask,
-    Batch,
-    Command,
-    Register,
-    Settle,
-    Single,
-    Start,
-    Void,
-    caller_of,
-)
+from ledger.core.commands import Ask, Batch, Command, Register, Settle, Single, Start, Void, caller_of
 from ledger.core.decision.group import Batched, Unrecorded, askers, decide, read_sets
 from ledger.core.decision.posting import Drafts, Repeat
 from ledger.core.entries import Draft, Entry
 from ledger.core.journal import chain
 from ledger.core.people import Actor
-from ledger.errors import (
-    IdempotencyKeyReused,
-    Internal,
-    LedgerError,
-    NameTaken,
-    Overloaded,
-    Unauthenticated,
-)
+from ledger.errors import IdempotencyKeyReused, Internal, LedgerError, NameTaken, Overloaded, Unauthenticated
+from ledger.recovery.known import Known
 from ledger.service.replies import AnyFuture, begins, deliver
 from ledger.store import Key, OwnKey, Store, Writing, failure_kind
 
@@ -74,6 +58,7 @@ Result = Entries | Repeat
 Results = tuple[Result | Unrecorded | LedgerError, ...]
 """The answer to a batch, run by run."""
 _Answer = Result | Results | LedgerError
+OnCommit = Callable[[UUID, Sequence[AlertKind], Sequence[Entry], bool], None]
 
 
 @dataclass(slots=True)
@@ -112,12 +97,13 @@ class Writer:
         queue_max: int,
         group_max: int,
         on_group: Callable[[int, float], None] = lambda _size, _seconds: None,
-        on_commit: Callable[[UUID, Sequence[AlertKind]], None] = lambda _tenant_id, _kinds: None,
+        on_commit: OnCommit = lambda _tenant_id, _kinds, _entries, _is_work: None,
+        known: Known | None = None,
     ) -> None:
         """on_group: is called for each group, after it is answered, with its number of commands and the seconds it
-        took. on_commit: is called after each commit with its tenant and the kinds of the alerts that it raised, if any.
-        Neither may raise or block."""
-        self._store, self._on_group, self._on_commit = store, on_group, on_commit
+        took. on_commit: after each commit, before its answers, with its tenant, the kinds of the alerts that it raised,
+        its entries, and whether it was work. Neither may raise or block. known: where journals end."""
+        self._store, self._on_group, self._on_commit, self._known = store, on_group, on_commit, known or Known()
         self._queue_max, self._group_max = queue_max, group_max
         self._changed = threading.Condition()
         self._queues: dict[UUID, _Queue] = {}
@@ -274,7 +260,7 @@ class Writer:
                 return
             answers = [_as_ledger_error(error)] * len(group)
         else:  # outside of what is retried: this group is committed
-            self._on_commit(tenant_id, told)
+            self._on_commit(tenant_id, told, list(_sealed(answers)), group[0].work is not None)
         deliver(list(zip([item.future for item in group], answers, strict=True)))
         self._on_group(sum(item.weight for item in group), time.perf_counter() - begun)
 
@@ -311,7 +297,8 @@ class Writer:
             if group[0].work is not None:
                 answers.append(group[0].work(writing))
             else:
-                answers.extend(_decide_group(writing, [item.command for item in group if item.command is not None]))
+                commands = [item.command for item in group if item.command is not None]
+                answers.extend(_decide_group(writing, commands, self._known))
             told.extend(writing.outbox.added)
 
 
@@ -341,7 +328,7 @@ def _sealed(answers: Iterable[Any]) -> Iterator[Entry]:
 # --- everything between BEGIN and COMMIT -----------------------------------------------------------------------------
 
 
-def _decide_group(writing: Writing, commands: Sequence[Command]) -> list[_Answer]:
+def _decide_group(writing: Writing, commands: Sequence[Command], known: Known) -> list[_Answer]:
     answers: dict[int, _Answer] = {}
     claimed = _Claimed(writing, [ask for command in commands for ask in _asks(command)])
     named = writing.datasets.claim_names([command for command in commands if isinstance(command, Register)])
@@ -358,8 +345,8 @@ def _decide_group(writing: Writing, commands: Sequence[Command]) -> list[_Answer
     clock_us, newest_us, keys = writing.times_and_keys(books.datasets, key_ids)
     # A journal's times never go back, whatever is done to the clock.
     now_us = max(clock_us, newest_us)
-    dead = _refuse_dead_keys(keys, commands, clock_us)
-    answers |= dead
+    dead = known.refusals(writing.tenant_id, books.datasets.values(), open_)
+    answers |= (dead := {**dead, **_refuse_dead_keys(keys, commands, clock_us)})
 
     open_ = {index: command for index, command in open_.items() if index not in dead}
     after, outcomes = decide(books, list(open_.values()), now_us=now_us)
