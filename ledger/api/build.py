@@ -166,7 +166,7 @@ class Builder:
             on_computed=self._metrics.certificate,
         )
         catalogue = Catalogue(store)
-        datasets = Datasets(store=store, writer=writer, catalogue=catalogue)
+        datasets = Datasets(store=store, writer=writer, catalogue=catalogue, keys=self._signer.public_keys)
         aside = Aside()
         costing = Costing(store, certificates, aside)
         begin_within_us = self._settings.begin_within_seconds * 1_000_000

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 from uuid import UUID
 
-from ledger.core.amounts import Amount
+from ledger.core.amounts import ZERO, Amount
 from ledger.core.datasets import AccountKey, DatasetState, Definition, FairUse
 from ledger.core.people import Actor, Consent
 from ledger.core.residual import Costing, Residual
@@ -27,9 +27,10 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """Entries that a journal had and the database does not: up to the number and hash of the last one. runs: the cost
-    of each run that was approved in them and is known, by its id."""
+    """Entries that a journal had and the database does not: the numbers of the first and the last, and the last one's
+    hash. runs: the cost of each run that was approved in them and is known, by its id."""
 
+    first: int
     seq: int
     hash: bytes
     runs: Mapping[UUID, Amount]
@@ -38,16 +39,21 @@ class Lost:
         """Return whether an acknowledged entry is among them."""
         return self.seq > seq or (self.seq, self.hash) == (seq, hash_)
 
-    def facts(self, *, first: int) -> dict[str, Any]:
-        """Return this in the form of an entry. first: the number of the first entry that is missing."""
+    @property
+    def cost(self) -> Amount:
+        """Return the cost of all these runs."""
+        return sum(self.runs.values(), ZERO)
+
+    def facts(self) -> dict[str, Any]:
+        """Return this in the form of an entry."""
         runs = [{"run": str(run_id), "cost": cost.facts()} for run_id, cost in sorted(self.runs.items())]
-        return {"first": first, "seq": self.seq, "hash": self.hash.hex(), "runs": runs}
+        return {"first": self.first, "seq": self.seq, "hash": self.hash.hex(), "runs": runs}
 
     @classmethod
     def from_facts(cls, facts: Mapping[str, Any]) -> Lost:
         """Return what an entry states."""
         runs = {UUID(run["run"]): Amount.from_facts(run["cost"]) for run in facts["runs"]}
-        return cls(facts["seq"], bytes.fromhex(facts["hash"]), runs)
+        return cls(facts["first"], facts["seq"], bytes.fromhex(facts["hash"]), runs)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,15 +7,19 @@ import shutil
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import SecretStr
 from sqlalchemy import make_url
 
+from ledger.operate.check import check_journals
 from ledger.recovery.file import HeadsFile
 from ledger.settings import Settings
+from ledger.verifier.jws import PublicKeys
+from ledger.verifier.verify import verify
 from tests.conftest import KINDS, Templates
-from tests.kit import postgres
+from tests.kit import independent_verifier, postgres
 from tests.kit.databases import file_of
 from tests.kit.driver import KNOWN, FirstKeys, Ledger, application
 from tests.kit.inside import InsideClient
@@ -51,7 +55,8 @@ def site(request: pytest.FixtureRequest, templates: Templates, tmp_path: Path) -
             name = f"copy_{uuid.uuid4().hex}"
             if original.is_sqlite:
                 shutil.copyfile(file_of(original), tmp_path / f"{name}.db")
-                return original.model_copy(update={"database_url": SecretStr(f"sqlite:///{tmp_path / name}.db")})
+                url, key = SecretStr(f"sqlite:///{tmp_path / name}.db"), f"{file_of(original)}.signing-key.pem"
+                return original.model_copy(update={"database_url": url, "signing_key_file": Path(key)})
             server = templates.server(request.param)
             owner = postgres.create_database(server, name, template=str(make_url(original.owner_url).database))
             stack.callback(postgres.drop_database, server, name)
@@ -150,3 +155,66 @@ def test_the_file_has_every_head_and_nothing_else(site: Site) -> None:
     assert kept.pop("")[0] >= 1  # the tenant's own
     assert kept == {name: (head["seq"], head["hash"]) for name, head in heads.items()}
     assert site.settings.kept_heads.stat().st_mode & 0o777 == 0o600
+
+
+def lose(site: Site) -> tuple[Settings, dict[str, Any], str]:
+    """A backup, and what was lost after it: what the error of the restored ledger names, and the lost run's receipt."""
+    with site.served() as ledger:
+        ledger.register(name="lost")
+        ok(ledger.ask(datasets=["lost"]))
+    backup = site.copy(site.settings)
+    with site.served() as ledger:
+        receipt = ok(ledger.ask({"type": "gaussian", "noise_multiplier": 1.3}, datasets=["lost"]))["receipt"]
+    with site.served(backup) as ledger:
+        error = ledger.ask(datasets=["lost"]).json()
+    return backup, error, receipt
+
+
+def test_the_cost_of_lost_runs_is_written_off(site: Site) -> None:
+    """Goal: a lower limit that accounts for the lost runs opens the dataset again, once a steward thaws it; nothing less
+    does, what was lost is never approved again, and the journal states all of it. Method: limits that are too high, a
+    receipt of another run, the whole way on; the export by both verifiers, and the rows; then a server that starts."""
+    backup, error, receipt = lose(site)
+    lost = {"seq": error["kept_seq"], "hash": error["kept_hash"], "receipts": [receipt]}
+    path, reason = "/v1/datasets/lost/budget", "the backup of Sunday was restored"
+    with site.served(backup) as ledger:
+        without = ledger.put(path, {"budget": {"mu": 0.6}, "reason": reason})
+        assert without.json()["code"] == "journal-contradicted"
+        other = ledger.put(path, {"budget": {"mu": 0.6}, "reason": reason, "lost": lost | {"hash": "00" * 32}})
+        assert other.json()["code"] == "journal-contradicted"
+        too_high = ledger.put(path, {"budget": {"mu": 0.64}, "reason": reason, "lost": lost})
+        assert too_high.json()["code"] == "invalid-request", too_high.text
+        assert too_high.json()["highest"]["mu"] < 0.64
+        forged = ledger.put(path, {"budget": {"mu": 0.6}, "reason": reason, "lost": lost | {"receipts": [receipt[:-4]]}})
+        assert forged.json()["field"] == "lost.receipts.0"
+        written_off = ok(ledger.put(path, {"budget": {"mu": 0.6}, "reason": reason, "lost": lost}))
+        assert written_off["state"] == "frozen"
+        assert ledger.ask(datasets=["lost"]).json()["code"] == "dataset-frozen"
+        assert "contradicted" not in ok(ledger.get("/readyz"))
+        ok(ledger.patch("/v1/datasets/lost", {"state": "active", "reason": "reviewed"}))
+        assert ledger.ask(BIG, datasets=["lost"]).json()["code"] == "budget-exceeded"
+        assert ok(ledger.ask(datasets=["lost"]))["state"] == "held"
+        export, jwks = ledger.get("/v1/datasets/lost/export").text, ledger.get("/.well-known/jwks.json").json()
+        assert independent_verifier.verify(export.splitlines())[0] == 6
+        assert verify(export.splitlines(), keys=PublicKeys.of(jwks)).journal.seq == 6
+    assert [found["error"] for found in check_journals(backup)] == [None, None]
+    with site.served(backup) as ledger:
+        assert ok(ledger.ask(datasets=["lost"]))["state"] == "held"
+
+
+def test_two_people_write_off(site: Site) -> None:
+    """Goal: where the policy asks for two people, one alone cannot go on without what was lost. Method: the policy, then
+    a write-off by one steward and its approval by another."""
+    with site.served() as ledger:
+        ok(ledger.put("/v1/policy", {"second_steward": True, "reason": "x"}))
+    backup, error, receipt = lose(site)
+    with site.served(backup) as ledger:
+        lost = {"seq": error["kept_seq"], "hash": error["kept_hash"], "receipts": [receipt]}
+        one, two = ledger.as_("steward"), ledger.as_("steward")
+        body = {"budget": {"mu": 0.6}, "reason": "restored", "lost": lost}
+        proposed = one.put("/v1/datasets/lost/budget", body)
+        assert proposed.status_code == 202, proposed.text
+        assert ledger.ask(datasets=["lost"]).json()["code"] == "journal-contradicted"
+        ok(two.post(f"/v1/proposals/{proposed.json()['proposal']['id']}/approve", {}))
+        assert ledger.ask(datasets=["lost"]).json()["code"] == "dataset-frozen"
+    assert [found["error"] for found in check_journals(backup)] == [None, None]

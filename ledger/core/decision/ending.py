@@ -22,7 +22,7 @@ from ledger.core.decision.filter import (
     short_of,
 )
 from ledger.core.decision.of_run import charged_postings, cost_of, demand_owner, demand_state, run_of, run_state
-from ledger.core.decision.posting import Drafts, Posting, Repeat, eased, write
+from ledger.core.decision.posting import Drafts, Posting, Repeat, eased, frozen, write
 from ledger.core.decision.two_people import Guarded, propose_first, seconded
 from ledger.core.runs import Excess, Run
 from ledger.errors import Forbidden
@@ -138,7 +138,7 @@ def _overrun(posting: Posting, late: Priced, place: int) -> Posting:
     accounts = [charged_late(account, late, place=place, seq=seq) for account in posting.accounts]
     is_frozen = not all(is_late_fit(account, late, place) for account in guaranteed(posting.accounts))
     charged = replace(posting, accounts=accounts)
-    return _frozen(charged) if is_frozen else charged
+    return frozen(charged) if is_frozen else charged
 
 
 def _by_dataset(postings: Sequence[Posting]) -> ByDataset:
@@ -161,7 +161,7 @@ def _beyond_limits(ending: _Ending, before: Sequence[Posting]) -> list[str]:
 def _report(books: Books, command: Settle, ending: _Ending, beyond_limits: list[str], now_us: int) -> Drafts:
     """Record a number that may be a mistake and would end a dataset for good. Nothing is charged or given back: every
     dataset of the run is frozen until a steward has confirmed or corrected the number."""
-    postings = [_frozen(posting) for posting in charged_postings(books, command)]
+    postings = [frozen(posting) for posting in charged_postings(books, command)]
     facts: dict[str, Any] = {"request": command.body, "steps": command.steps, "stop": command.stop}
     if ending.late is not None and command.excess is not None:
         overrun = _overrun_facts(command.excess, ending.late, postings)
@@ -199,12 +199,6 @@ def _overrun_facts(excess: Excess, late: Priced, postings: Sequence[Posting]) ->
         **({} if late.table is None else {"residual": {**late.table.facts(), **level}}),
         **excess.costing,
     }
-
-
-def _frozen(posting: Posting) -> Posting:
-    """Freeze the dataset for a steward if an overrun did not fit."""
-    state = posting.dataset.state if posting.dataset.state == "retired" else "frozen"
-    return Posting(replace(posting.dataset, state=state), posting.accounts, {**posting.own, "state": state})
 
 
 def void(books: Books, command: Void, now_us: int) -> Drafts | Repeat:
