@@ -129,6 +129,22 @@ class Settings(BaseSettings):
     discard_bytes_max: Annotated[int, Field(ge=1024, le=1024**3)] = Field(
         16 * 1024 * 1024, description="The largest number of bytes to discard before the connection is cut."
     )
+    keep_alive_seconds: Seconds = Field(
+        75,
+        description=(
+            "How long, in seconds, an idle connection stays open; longer than your balancer keeps one, which is often 60."
+        ),
+    )
+    drain_seconds: Annotated[int, Field(ge=0, le=3600)] = Field(
+        0,
+        description=(
+            "How long, in seconds, a server that is told to stop still serves, with /readyz false and `Connection: close`,"
+            " so that a balancer sends it nothing more; then it answers what is in flight, and ends."
+        ),
+    )
+    database_wait_seconds: Annotated[int, Field(ge=0, le=86_400)] = Field(
+        600, description="How long, in seconds, `serve` waits at its start for a PostgreSQL that does not answer."
+    )
     send_seconds_max: Seconds = Field(
         30, description="How long, in seconds, a client may read its answer too slowly before the connection is cut."
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from ledger.core.entries import Entry
 from ledger.errors import Overloaded
 from ledger.operate import deploy
 from ledger.recovery.keeper import Keeper
-from ledger.recovery.known import Contradiction, Journal, Known
+from ledger.recovery.known import Contradiction, End, Journal, Known
 from ledger.report.pool import Pool
 from ledger.service.alerts import Alerts
 from ledger.service.apart import Apart
@@ -48,6 +49,9 @@ from ledger.signer.publish import Publisher
 from ledger.store import Store, engine_for
 
 
+log = logging.getLogger(__name__)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Server:
     """The services of one process, and its background threads."""
@@ -71,15 +75,13 @@ class Server:
         """End the report processes and every thread: first those that submit to the writer, then the writer, then those
         that follow commits."""
         await self.services.reports.close()
-        self.last_uses.close()
-        self.services.certificates.close()
-        self.services.aside.close()
-        self.services.courier.close()
-        self.services.writer.close()
-        self.keeper.close()
-        if self.publisher is not None:
-            self.publisher.close()
-        self.services.store.close()
+        services, publisher = self.services, [] if self.publisher is None else [self.publisher]
+        parts = self.last_uses, services.certificates, services.aside, services.courier, services.writer
+        for part in (*parts, self.keeper, *publisher, services.store):
+            try:
+                part.close()
+            except Exception as error:  # a database that is gone keeps no process from ending
+                log.error("the end of %s failed", type(part).__name__, exc_info=error)
 
 
 class Builder:
@@ -100,7 +102,7 @@ class Builder:
         writer = commits.writer = self._writer(store, commits, known)
         heads = Heads(store, self._signer, unsignable=known.demand_signable)
         commits.courier = courier = self._courier(store, writer, heads)
-        commits.publisher = publisher = self._publisher(store, writer, heads)
+        commits.publisher = publisher = self._publisher(store, writer, heads, known)
         keyring = Keyring(store, self._issuers)
         services = self._services(store, writer, heads, courier, keyring, known, keeper)
         self._metrics.watch(writer, services.certificates, courier, services.reports)
@@ -129,7 +131,7 @@ class Builder:
             on_delivery=self._metrics.delivery,
         )
 
-    def _publisher(self, store: Store, writer: Writer, heads: Heads) -> Publisher | None:
+    def _publisher(self, store: Store, writer: Writer, heads: Heads, known: Known) -> Publisher | None:
         folder: Path | None = self._settings.heads_dir
         if folder is None:
             return None
@@ -138,6 +140,9 @@ class Builder:
             with suppress(Overloaded):  # the next round finds it again
                 writer.tell(tenant_id, [alert])
 
+        def differs(journal: Journal, seq: int, hash_: str, stored: int) -> None:
+            known.contradict(journal, Contradiction(End(seq, bytes.fromhex(hash_), "this dataset"), stored))
+
         return Publisher(
             store,
             heads,
@@ -145,6 +150,7 @@ class Builder:
             keys=self._signer.public_keys(),
             on_outcome=self._metrics.head,
             on_contradiction=contradicted,
+            on_difference=differs,
         )
 
     def _services(
@@ -228,7 +234,8 @@ class _Commits:
         if kinds and self.courier is not None:
             self.courier.added(tenant_id)
         if self.publisher is not None:
-            self.publisher.moved(tenant_id)
+            journals = {entry.dataset_id for entry in entries}
+            self.publisher.moved(tenant_id, [*journals, None] if is_of_tenant else journals)
 
     def contradicted(self, journal: Journal, what: Contradiction) -> None:
         """Raise an alert about a journal that the database contradicts."""

@@ -77,7 +77,10 @@ class Keeper:
     def close(self) -> None:
         """Keep what has moved, and end the thread."""
         if self._background.close(seconds_max=CLOSE_SECONDS_MAX):
-            self._keep()
+            try:
+                self._keep()
+            except Exception as error:  # any error: the process ends all the same
+                log.error("the newest heads could not be kept at the end", exc_info=error)
 
     def committed(self, tenant_id: UUID, entries: Iterable[Entry], *, is_of_tenant: bool) -> None:
         """Note what was committed. Returns at once. is_of_tenant: the tenant's own journal may have moved."""
@@ -203,6 +206,18 @@ class Keeper:
         if self._failure != str(error):
             log.error("the file of kept heads %s failed, so a restored backup may go unnoticed: %s", where, error)
         self._failure = str(error)
+
+
+def contradiction_of(store: Store, journal: Journal, kept: End) -> Contradiction | None:
+    """Return how a journal contradicts a head that was kept of it; None if it does not, or accounts for what it lost."""
+    with store.reading(journal[0]) as reading:
+        now = _end(reading, journal, kept.name)
+        if now is None:
+            return Contradiction(kept, None)
+        if now.seq >= kept.seq and _hash_at(reading, journal[1], kept.seq) == kept.hash:
+            return None
+        is_accounted = journal[1] is not None and reading.journals.accounts_for(journal[1], kept.seq, kept.hash)
+        return None if is_accounted else Contradiction(kept, now.seq)
 
 
 def _order(journal: Journal) -> tuple[UUID, str]:

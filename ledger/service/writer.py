@@ -42,8 +42,9 @@ from ledger.core.journal import chain
 from ledger.core.people import Actor
 from ledger.errors import IdempotencyKeyReused, Internal, LedgerError, NameTaken, Overloaded, Unauthenticated
 from ledger.recovery.known import Known
+from ledger.service.health import Health
 from ledger.service.replies import AnyFuture, begins, deliver
-from ledger.store import Key, OwnKey, Store, Writing, failure_kind
+from ledger.store import DAMAGED, Key, OwnKey, Store, Writing, failure_kind
 
 log = logging.getLogger(__name__)
 
@@ -104,6 +105,7 @@ class Writer:
         took. on_commit: after each commit, before its answers, with its tenant, the kinds of the alerts that it raised,
         its entries, and whether it was work. Neither may raise or block. known: where journals end."""
         self._store, self._on_group, self._on_commit, self._known = store, on_group, on_commit, known or Known()
+        self.health = Health()
         self._queue_max, self._group_max = queue_max, group_max
         self._changed = threading.Condition()
         self._queues: dict[UUID, _Queue] = {}
@@ -166,6 +168,8 @@ class Writer:
     def _put(self, tenant_id: UUID, future: F, **what: Any) -> F:
         item = _Item(future, **what)
         with self._changed:
+            if self.health.is_damaged:
+                raise Overloaded(DAMAGED, retry_after_seconds=60)
             if self._is_closing or not self.is_alive:
                 raise Overloaded("The ledger is shutting down, or its writer failed.", retry_after_seconds=5)
             queue = self._queues.setdefault(tenant_id, _Queue())
@@ -258,8 +262,10 @@ class Writer:
                 for item in group:
                     self._answer(tenant_id, [item])
                 return
+            self.health.failed(failure_kind(error))
             answers = [_as_ledger_error(error)] * len(group)
         else:  # outside of what is retried: this group is committed
+            self.health.committed()
             self._on_commit(tenant_id, told, list(_sealed(answers)), group[0].work is not None)
         deliver(list(zip([item.future for item in group], answers, strict=True)))
         self._on_group(sum(item.weight for item in group), time.perf_counter() - begun)
@@ -298,7 +304,7 @@ class Writer:
                 answers.append(group[0].work(writing))
             else:
                 commands = [item.command for item in group if item.command is not None]
-                answers.extend(_decide_group(writing, commands, self._known))
+                answers.extend(_decide_group(writing, commands, self._known, self.health))
             told.extend(writing.outbox.added)
 
 
@@ -328,7 +334,7 @@ def _sealed(answers: Iterable[Any]) -> Iterator[Entry]:
 # --- everything between BEGIN and COMMIT -----------------------------------------------------------------------------
 
 
-def _decide_group(writing: Writing, commands: Sequence[Command], known: Known) -> list[_Answer]:
+def _decide_group(writing: Writing, commands: Sequence[Command], known: Known, health: Health) -> list[_Answer]:
     answers: dict[int, _Answer] = {}
     claimed = _Claimed(writing, [ask for command in commands for ask in _asks(command)])
     named = writing.datasets.claim_names([command for command in commands if isinstance(command, Register)])
@@ -345,6 +351,7 @@ def _decide_group(writing: Writing, commands: Sequence[Command], known: Known) -
     clock_us, newest_us, keys = writing.times_and_keys(books.datasets, key_ids)
     # A journal's times never go back, whatever is done to the clock.
     now_us = max(clock_us, newest_us)
+    health.saw(clock_us, newest_us)
     dead = known.refusals(writing.tenant_id, books.datasets.values(), open_)
     answers |= (dead := {**dead, **_refuse_dead_keys(keys, commands, clock_us)})
 
@@ -480,6 +487,9 @@ def _is_live(actor: Actor, key: Key | None, now_us: int) -> bool:
 def _as_ledger_error(error: Exception) -> LedgerError:
     if isinstance(error, LedgerError):
         return error
+    if failure_kind(error) == "damaged":
+        log.critical("the database is damaged: %s", error)
+        return Overloaded(DAMAGED, retry_after_seconds=60)
     if failure_kind(error) in ("unavailable", "retry"):
         log.warning("the database did not answer: %s", error)
         return Overloaded("The database did not answer in time. Repeat the request with the same Idempotency-Key.")

@@ -75,6 +75,10 @@ class DatasetReader(Repository):
         )
         return [(row.name, row.id) for row in self.connection.execute(query.order_by(datasets.c.name).limit(limit))]
 
+    def by_ids(self, dataset_ids: Sequence[UUID]) -> list[Dataset]:
+        """Return those of these datasets that exist."""
+        return self._datasets(select(datasets).where(datasets.c.id.in_(dataset_ids)))
+
     def names_of(self, dataset_ids: Sequence[UUID]) -> dict[UUID, str]:
         """Return the names of these datasets, by id."""
         query = select(datasets.c.id, datasets.c.name).where(

@@ -165,7 +165,9 @@ class Comparison:
         gone = [held for ones in self._held.values() for held in ones]
         if gone:
             first = min(gone, key=lambda held: held.seq)
-            what = f"is missing: {first.source} names entry {first.seq}"
+            last = max(gone, key=lambda held: held.seq)
+            missing = "" if last.seq == seq + 1 else f", so entries {seq + 1} to {last.seq} are missing"
+            what = f"is missing: {last.source} names entry {last.seq}{missing}"
             raise JournalBroken(what, seq=seq + 1, after=self._agreed)
         if (left := next(self._earlier, None)) is not None:
             raise JournalBroken("is missing: the earlier export has it", seq=left[0], after=seq)

@@ -14,6 +14,7 @@ from pydantic import SecretStr
 from sqlalchemy import make_url
 
 from ledger.operate.check import check_journals
+from ledger.operate.deploy import FirstKeys
 from ledger.recovery.file import HeadsFile
 from ledger.settings import Settings
 from ledger.verifier.jws import PublicKeys
@@ -21,7 +22,7 @@ from ledger.verifier.verify import verify
 from tests.conftest import KINDS, Templates
 from tests.kit import independent_verifier, postgres
 from tests.kit.databases import file_of
-from tests.kit.driver import KNOWN, FirstKeys, Ledger, application
+from tests.kit.driver import KNOWN, Ledger, application
 from tests.kit.inside import InsideClient
 from tests.kit.scene import ok
 from tests.signer.test_heads import changed
