@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 from uuid import UUID
 
 from ledger.access.keys import Keyring
@@ -52,6 +53,10 @@ from ledger.store import Store, engine_for
 log = logging.getLogger(__name__)
 
 
+class _Closing(Protocol):
+    def close(self) -> object: ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Server:
     """The services of one process, and its background threads."""
@@ -76,8 +81,8 @@ class Server:
         that follow commits."""
         await self.services.reports.close()
         services, publisher = self.services, [] if self.publisher is None else [self.publisher]
-        parts = self.last_uses, services.certificates, services.aside, services.courier, services.writer
-        for part in (*parts, self.keeper, *publisher, services.store):
+        parts: list[_Closing] = [self.last_uses, services.certificates, services.aside, services.courier]
+        for part in (*parts, services.writer, self.keeper, *publisher, services.store):
             try:
                 part.close()
             except Exception as error:  # a database that is gone keeps no process from ending

@@ -34,6 +34,7 @@ def add_to(app: typer.Typer) -> None:
         (init, "init --tenant acme"),
         (migrate, "migrate"),
         (check, "check --heads-dir heads"),
+        (put_back, "put-back mnist.jsonl"),
         (backup, "backup /backup/ledger-2026-11-30.db"),
         (version, "version"),
     ):
@@ -285,6 +286,34 @@ def backup(
         console.print_json({"file": str(file), **made._asdict()})
     else:
         console.plain(f"{file}: {made.bytes:,} bytes, {made.journals} journals with {made.entries} entries, checked.")
+
+
+def put_back(
+    exports: Annotated[
+        list[Path], typer.Argument(metavar="EXPORT…", help="Exports of all datasets of a tenant that lost entries.")
+    ],
+    as_json: Json = False,
+) -> None:
+    """After a restore: put the entries back that exports have and the database lost, exactly as they were.
+
+    Each export is verified first, and the outcome is checked before it is committed. Servers may run meanwhile.
+    """
+    from ledger.operate import put_back as putting
+
+    secrets.keep_private()
+    settings = _settings()
+    lines = {str(file): held.text_of(file, "exports").split("\n") for file in exports}
+    done = putting.put_back(
+        settings,
+        {source: text[:-1] if text[-1] == "" else text for source, text in lines.items()},
+        keys=_own_keys(settings),
+    )
+    if as_json:
+        console.print_json({"datasets": [asdict(each) for each in done]})
+        return
+    for each in done:
+        what = "nothing was missing" if each.first > each.last else f"entries {each.first} to {each.last} are back"
+        console.plain(f"{each.dataset}: {what}.")
 
 
 def _own_keys(settings: Settings) -> PublicKeys:

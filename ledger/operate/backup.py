@@ -53,7 +53,9 @@ def back_up(settings: Settings, target: Path) -> BackedUp:
     if not source.exists():
         raise DatabaseUnusable(f"There is no {source} to back up.")
     if target.exists():
-        raise InvalidRequest(f"file: {target} exists already. Choose another name, or remove it: rm {target}", field="file")
+        raise InvalidRequest(
+            f"file: {target} exists already. Choose another name, or remove it: rm {target}", field="file"
+        )
     kept = [] if settings.kept_heads is None else list(HeadsFile(settings.kept_heads).all())
     partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
     try:
@@ -93,7 +95,9 @@ def _checked(file: Path, kept: list[tuple[Journal, End]]) -> BackedUp:
             stored = ends.get((str(tenant_id), None if dataset_id is None else str(dataset_id)))
             if stored is None or stored[0] < end.seq or (stored[0] == end.seq and stored[1] != end.hash):
                 missing = Contradiction(end, None if stored is None else stored[0]).missing
-                raise JournalBroken(f"of journal {dataset_id or tenant_id} differs from the kept head: {missing}", seq=end.seq)
+                raise JournalBroken(
+                    f"of journal {dataset_id or tenant_id} differs from the kept head: {missing}", seq=end.seq
+                )
         return BackedUp(file.stat().st_size, len(ends), sum(seq for seq, _ in ends.values()))
 
 

@@ -198,7 +198,7 @@ def initialise(
 
     keep: called with the keys before they are committed, so that no keys are made that cannot be kept.
     """
-    with _writing(settings, uuid4()) as writing:
+    with writing_in(settings, uuid4()) as writing:
         if writing.connection.execute(select(operator_keys.c.id).limit(1)).scalar() is not None:
             return None
         now_us = writing.now_us()
@@ -216,7 +216,7 @@ def reset_admin(settings: Settings, *, tenant: str) -> str:
         tenant_id = {name: id_ for id_, name in tenants_of(store)}.get(tenant)
     if tenant_id is None:
         raise NotFound(f"There is no tenant named {tenant!r}.")
-    with _writing(settings, tenant_id) as writing:
+    with writing_in(settings, tenant_id) as writing:
         return add_admin(writing, by=AT_THE_DATABASE, now_us=writing.now_us())[1]
 
 
@@ -303,7 +303,8 @@ def demand_servable(settings: Settings) -> None:
 
 
 @contextmanager
-def _writing(settings: Settings, tenant_id: UUID) -> Iterator[Writing]:
+def writing_in(settings: Settings, tenant_id: UUID) -> Iterator[Writing]:
+    """Open a writing transaction as the owner. It commits when the block ends, and rolls back when it raises."""
     with _opened(settings.owner_url, failure=_UNUSABLE) as store, store.writing(tenant_id) as writing:
         yield writing
 

@@ -22,7 +22,9 @@ def check_kept(settings: Settings) -> Iterator[dict[str, Any]]:
     try:
         kept = list(HeadsFile(path).all())
     except (sqlite3.Error, ValueError) as error:
-        raise Misconfigured(f"The file of kept heads {path} cannot be read: {error}. If it is damaged: rm {path}") from error
+        raise Misconfigured(
+            f"The file of kept heads {path} cannot be read: {error}. If it is damaged: rm {path}"
+        ) from error
     with deploy.opened_by_owner(settings) as store:
         tenants = dict(deploy.tenants_of(store))
         for journal, end in kept:

@@ -39,11 +39,15 @@ log = logging.getLogger(__name__)
 class Keeper:
     """Writes the file of kept heads, and compares it with the database."""
 
-    def __init__(self, store: Store, known: Known, path: Path | None, *, gather_seconds: float = GATHER_SECONDS) -> None:
+    def __init__(
+        self, store: Store, known: Known, path: Path | None, *, gather_seconds: float = GATHER_SECONDS
+    ) -> None:
         """path: the file; None keeps heads in memory only."""
         self._store, self._known = store, known
         self._file = None if path is None else HeadsFile(path)
-        self._background = Background("kept-heads", self._turn, every_seconds=AGAIN_SECONDS, gather_seconds=gather_seconds)
+        self._background = Background(
+            "kept-heads", self._turn, every_seconds=AGAIN_SECONDS, gather_seconds=gather_seconds
+        )
         self._turns_left = 0
         self._lock = threading.Lock()
         self._failure: str | None = None

@@ -74,7 +74,9 @@ class Contradiction:
 class Known:
     """The ends of journals that this process has seen committed or found to hold. Any thread may call it."""
 
-    def __init__(self, on_contradiction: Callable[[Journal, Contradiction], None] = lambda _journal, _what: None) -> None:
+    def __init__(
+        self, on_contradiction: Callable[[Journal, Contradiction], None] = lambda _journal, _what: None
+    ) -> None:
         """on_contradiction: is called once for each contradiction. It may neither raise nor wait."""
         self._on_contradiction = on_contradiction
         self._lock = threading.Lock()
@@ -123,7 +125,11 @@ class Known:
         if found is None or not isinstance(command, SetBudget) or command.lost is None:
             return found
         kept = self._contradicted.get((tenant_id, command.dataset_id))
-        return None if kept is not None and kept.stored is not None and command.lost.covers(kept.kept.seq, kept.kept.hash) else found
+        return (
+            None
+            if kept is not None and kept.stored is not None and command.lost.covers(kept.kept.seq, kept.kept.hash)
+            else found
+        )
 
     def _gone(self, tenant_id: UUID, name: str) -> Contradiction | None:
         """Return the contradiction of a dataset of this name whose whole journal is gone."""
@@ -170,7 +176,9 @@ class Known:
         """Note that the database has everything that was known of a journal, up to this end."""
         with self._lock:
             if self._contradicted.pop(journal, None) is not None:
-                log.warning("the journal %s of tenant %s holds again, up to entry %d", _name(journal), journal[0], end.seq)
+                log.warning(
+                    "the journal %s of tenant %s holds again, up to entry %d", _name(journal), journal[0], end.seq
+                )
                 self._ends.pop(journal, None)
                 self._forget_derived(journal)
             self._anchors.pop(journal, None)

@@ -54,9 +54,7 @@ class _Entered(NamedTuple):
 class Datasets:
     """Registers, changes and shows datasets."""
 
-    def __init__(
-        self, *, store: Store, writer: Writer, catalogue: Catalogue, keys: Callable[[], PublicKeys]
-    ) -> None:
+    def __init__(self, *, store: Store, writer: Writer, catalogue: Catalogue, keys: Callable[[], PublicKeys]) -> None:
         """keys: the ledger's own public keys, which verify receipts."""
         self._store, self._writer, self._catalogue, self._keys = store, writer, catalogue, keys
         self._shown = Gathered(self._read_shown)

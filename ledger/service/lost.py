@@ -26,7 +26,9 @@ def lost_of(stated: LostEntries, actor: Actor, dataset: Dataset, *, keys: Public
             raise InvalidRequest(f"{field}: {error.detail}", field=field) from error
         places = {each["id"]: each["seq"] for each in receipt["datasets"]}
         if receipt["tenant"]["id"] != str(actor.tenant_id) or str(dataset.id) not in places:
-            raise InvalidRequest(f"{field}: is no receipt of a run on {dataset.definition.name}; leave it out", field=field)
+            raise InvalidRequest(
+                f"{field}: is no receipt of a run on {dataset.definition.name}; leave it out", field=field
+            )
         if not dataset.seq < places[str(dataset.id)] <= stated.seq:
             raise InvalidRequest(
                 f"{field}: is of entry {places[str(dataset.id)]}, and the lost entries are {dataset.seq + 1} to"

@@ -128,7 +128,10 @@ def test_a_rolling_restart_breaks_no_answer(postgresql: Settings, tmp_path: Path
         folders = [tmp_path / str(number) for number in range(2 + rounds)]
         for folder in folders:
             folder.mkdir()
-        start = lambda folder: stack.enter_context(serving(postgresql, folder, LEDGER_DRAIN_SECONDS="3"))  # noqa: E731
+
+        def start(folder: Path) -> Served:
+            return stack.enter_context(serving(postgresql, folder, LEDGER_DRAIN_SECONDS="3"))
+
         servers = [start(folder) for folder in folders[:2]]
         balancer = Balancer([served.url for served in servers])
         threads = [threading.Thread(target=balancer.look)]

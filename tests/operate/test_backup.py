@@ -51,7 +51,9 @@ def test_a_backup_while_it_serves(on_sqlite: Settings, tmp_path: Path) -> None:
                 file = tmp_path / f"backup-{number}.db"
                 made = back_up(on_sqlite, file)
                 assert (made.bytes, file.stat().st_mode & 0o777) == (file.stat().st_size, 0o600)
-                copied = on_sqlite.model_copy(update={"database_url": type(on_sqlite.database_url)(f"sqlite:///{file}")})
+                copied = on_sqlite.model_copy(
+                    update={"database_url": type(on_sqlite.database_url)(f"sqlite:///{file}")}
+                )
                 found = {result["dataset"]: result for result in check_journals(copied)}
                 assert [result["error"] for result in found.values()] == [None, None]
                 assert found["mnist"]["entries"] >= before

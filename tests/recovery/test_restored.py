@@ -38,10 +38,10 @@ class Site:
         self.settings, self.first, self.copy = settings, first, copy
 
     @contextlib.contextmanager
-    def served(self, settings: Settings | None = None) -> Iterator[Ledger]:
-        """The application on the database, or on a copy of it; the file of kept heads is the same."""
+    def served(self, settings: Settings | None = None, *, kept: Path | None = None) -> Iterator[Ledger]:
+        """The application on the database, or on a copy of it; the file of kept heads is the same, or `kept`."""
         chosen = settings or self.settings
-        chosen = chosen.model_copy(update={"kept_heads_file": self.settings.kept_heads, "watch_seconds": 3600})
+        chosen = chosen.model_copy(update={"kept_heads_file": kept or self.settings.kept_heads, "watch_seconds": 3600})
         with InsideClient(application(chosen)) as client:
             yield Ledger(client, self.first.admin_key, operator_key=self.first.operator_key, tenant=self.first.tenant)
 
@@ -186,7 +186,9 @@ def test_the_cost_of_lost_runs_is_written_off(site: Site) -> None:
         too_high = ledger.put(path, {"budget": {"mu": 0.64}, "reason": reason, "lost": lost})
         assert too_high.json()["code"] == "invalid-request", too_high.text
         assert too_high.json()["highest"]["mu"] < 0.64
-        forged = ledger.put(path, {"budget": {"mu": 0.6}, "reason": reason, "lost": lost | {"receipts": [receipt[:-4]]}})
+        forged = ledger.put(
+            path, {"budget": {"mu": 0.6}, "reason": reason, "lost": lost | {"receipts": [receipt[:-4]]}}
+        )
         assert forged.json()["field"] == "lost.receipts.0"
         written_off = ok(ledger.put(path, {"budget": {"mu": 0.6}, "reason": reason, "lost": lost}))
         assert written_off["state"] == "frozen"

@@ -46,9 +46,9 @@ def test_a_clock_that_jumps_is_remarked_on_for_an_hour(passing: Passing, jump_se
         watched.saw(passing.us + passing.us // 1000, 0)  # a clock that gains a thousandth
     assert watched.remark is None
     watched.saw(passing.us + jump_seconds * SECOND_US, 0)
-    assert f"jumped by {jump_seconds:+d} seconds" in (watched.remark or "")
+    assert f"jumped by {jump_seconds:+d} seconds" in str(watched.remark)
     passing.us += 3601 * SECOND_US
-    assert watched.remark is None
+    assert str(watched.remark) == "None"
 
 
 def test_a_journal_ahead_of_the_clock(passing: Passing) -> None:
@@ -87,7 +87,7 @@ def test_times_in_a_journal_never_go_back(ledger: Ledger, monkeypatch: pytest.Mo
     remarks = ok(ledger.get("/readyz"))["warnings"]
     assert any("jumped" in remark or "ahead" in remark for remark in remarks)
     entries = ok(ledger.get("/v1/datasets/mnist/entries"))["items"]
-    times = [datetime.fromisoformat(entry["at"]) for entry in entries]
+    times = [datetime.fromisoformat(entry["entry"]["at"]) for entry in entries]
     assert len(times) >= 4
     assert all(before <= after for before, after in itertools.pairwise(times))
     assert times[-1] - times[0] > timedelta(hours=23)
