@@ -2,6 +2,7 @@
 
 core, accounting: pure; the nouns, the decision and the journal; from a mechanism to its cost
 store, access, signer, verifier: all SQL; who may do what; what is signed; what is checked with no server
+recovery: heads that are kept outside the database, and what they show
 service, alerting: the use cases; what runs in the background. Only `service.writer` commits a decision
 report, recompute, operate: the audit report; costs worked out again; an operator's commands
 api, cli, client: HTTP; the command line; what a training job imports

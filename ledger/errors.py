@@ -20,6 +20,7 @@
     │   ├── UnitMismatch
     │   ├── PartitionsClosed
     │   ├── ProposalState
+    │   ├── JournalContradicted
     │   └── NameTaken
     ├── TooLarge
     ├── Overloaded
@@ -168,6 +169,13 @@ class ProposalState(Conflict):
     """The proposal is not open any more. To make the change, propose it again."""
 
     code = "proposal-state"
+
+
+class JournalContradicted(Conflict):
+    """The database lost entries of this journal, or has others. Nothing is decided on it until a steward has put them
+    back or written them off."""
+
+    code = "journal-contradicted"
 
 
 class NameTaken(Conflict):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -42,6 +44,13 @@ class Settings(BaseSettings):
     )
     heads_dir: Path | None = Field(
         None, description="A folder in which to publish signed heads, so that others can keep them; default: none."
+    )
+    kept_heads_file: Path | None = Field(
+        None,
+        description=(
+            "The file in which a server keeps the newest head of each journal, to notice a restored backup; better on"
+            " another disk; default: next to the SQLite file, or in the user's state folder."
+        ),
     )
     host: str = Field("127.0.0.1", description="The address to listen on.")
     port: Port = Field(8000, description="The port to listen on.")
@@ -120,6 +129,22 @@ class Settings(BaseSettings):
     discard_bytes_max: Annotated[int, Field(ge=1024, le=1024**3)] = Field(
         16 * 1024 * 1024, description="The largest number of bytes to discard before the connection is cut."
     )
+    keep_alive_seconds: Seconds = Field(
+        75,
+        description=(
+            "How long, in seconds, an idle connection stays open; longer than your balancer keeps one, which is often 60."
+        ),
+    )
+    drain_seconds: Annotated[int, Field(ge=0, le=3600)] = Field(
+        0,
+        description=(
+            "How long, in seconds, a server that is told to stop still serves, with /readyz false and `Connection: close`,"
+            " so that a balancer sends it nothing more; then it answers what is in flight, and ends."
+        ),
+    )
+    database_wait_seconds: Annotated[int, Field(ge=0, le=86_400)] = Field(
+        600, description="How long, in seconds, `serve` waits at its start for a PostgreSQL that does not answer."
+    )
     send_seconds_max: Seconds = Field(
         30, description="How long, in seconds, a client may read its answer too slowly before the connection is cut."
     )
@@ -193,6 +218,20 @@ class Settings(BaseSettings):
         path, _, query = rest.partition("?")
         is_plain = path not in ("", ":memory:") and not path.startswith("file:") and "uri=" not in query
         return Path(path) if self.is_sqlite and is_plain else None
+
+    @property
+    def kept_heads(self) -> Path | None:
+        """Return the file of kept heads; None if there is no place for one. Its name does not begin as the database's
+        does, so that a copy of `NAME*` does not take it along."""
+        if self.kept_heads_file is not None:
+            return self.kept_heads_file
+        if self.is_sqlite:
+            file = self.sqlite_file
+            return None if file is None else file.with_name(f"kept-heads-of-{file.name}")
+        given = os.environ.get("STATE_DIRECTORY") or os.environ.get("XDG_STATE_HOME")
+        home = Path(given.split(":")[0]) if given else Path.home() / ".local" / "state"
+        name = self.database_url.get_secret_value().partition("?")[0].rpartition("/")[2]
+        return home / "privacy-ledger" / f"kept-heads-of-{re.sub('[^A-Za-z0-9_.-]', '_', name)}.db"
 
     @property
     def owner_url(self) -> str:

@@ -154,7 +154,11 @@ class Templates:
         server_url = url.set(database=name).render_as_string(hide_password=False)
         try:
             yield template.model_copy(
-                update={"database_url": SecretStr(server_url), "owner_database_url": SecretStr(owner_url)}
+                update={
+                    "database_url": SecretStr(server_url),
+                    "owner_database_url": SecretStr(owner_url),
+                    "kept_heads_file": folder / f"kept-heads-of-{name}",
+                }
             )
         finally:
             postgres.drop_database(server, name)

@@ -34,6 +34,7 @@ from ledger.api import (
 )
 from ledger.api.build import Builder
 from ledger.api.calls import Calls
+from ledger.api.draining import Draining
 from ledger.api.lag import undisturbed
 from ledger.api.limits import Buckets, Crowd, Shares, Together
 from ledger.api.metrics import Metrics
@@ -121,11 +122,13 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     """Return the application for these settings, or for those of the environment."""
     chosen = settings or load()
     metrics = Metrics()
+    connections = Connections(chosen, metrics)
+    draining = Draining(chosen.drain_seconds, connections.drain)
     app = Application(
         title="Privacy budget ledger",
         version=__version__,
         description=_DESCRIPTION,
-        lifespan=_lifespan(Builder(chosen, metrics), Connections(chosen, metrics), metrics),
+        lifespan=_lifespan(Builder(chosen, metrics), connections, draining, metrics),
         openapi_url=None,
         docs_url=None,
         redoc_url=None,
@@ -137,7 +140,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.metrics = metrics
     app.state.unread_bytes_max = min(chosen.body_bytes_max, chosen.discard_bytes_max)
     app.state.streams = Streams(chosen)
-    app.state.readiness = Together(lambda: system.readiness(app.state.services))
+    app.state.readiness = Together(lambda: system.readiness(app.state.services, draining))
     app.state.described = Together(lambda: app.document)
     app.state.exposition = Together(metrics.exposition)
     problems.install(app)
@@ -146,7 +149,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
 
 def _lifespan(
-    builder: Builder, connections: Connections, metrics: Metrics
+    builder: Builder, connections: Connections, draining: Draining, metrics: Metrics
 ) -> Callable[[FastAPI], AbstractAsyncContextManager[Mapping[str, Any]]]:
     """Run the server's services while the application runs, and give the server's protocol what connections share."""
 
@@ -157,7 +160,7 @@ def _lifespan(
         await run_in_threadpool(ready.build, app.routes, declared_routes())
         server.start()
         try:
-            with undisturbed(), metrics.lag.watched():
+            with undisturbed(), metrics.lag.watched(), draining.on_signals():
                 yield {STATE: connections}
         finally:
             await server.close()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 from uuid import UUID
 
 from ledger.access.keys import Keyring
@@ -14,9 +16,14 @@ from ledger.alerting.courier import Courier, Hosts
 from ledger.api import memory
 from ledger.api.metrics import Metrics
 from ledger.api.services import Services
+from ledger.core import alerts as raising
 from ledger.core.alerting import Alert, AlertKind
+from ledger.core.datasets import Parent
+from ledger.core.entries import Entry
 from ledger.errors import Overloaded
 from ledger.operate import deploy
+from ledger.recovery.keeper import Keeper
+from ledger.recovery.known import Contradiction, End, Journal, Known
 from ledger.report.pool import Pool
 from ledger.service.alerts import Alerts
 from ledger.service.apart import Apart
@@ -43,6 +50,13 @@ from ledger.signer.publish import Publisher
 from ledger.store import Store, engine_for
 
 
+log = logging.getLogger(__name__)
+
+
+class _Closing(Protocol):
+    def close(self) -> object: ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Server:
     """The services of one process, and its background threads."""
@@ -50,12 +64,15 @@ class Server:
     services: Services
     last_uses: LastUses
     publisher: Publisher | None
+    keeper: Keeper
 
     def start(self) -> None:
-        """Start every thread."""
+        """Compare the database with the heads that were kept of it, and start every thread."""
+        self.keeper.start()
         self.services.writer.start()
         self.services.courier.start()
         self.last_uses.start()
+        self.keeper.report()
         if self.publisher is not None:
             self.publisher.start()
 
@@ -63,14 +80,13 @@ class Server:
         """End the report processes and every thread: first those that submit to the writer, then the writer, then those
         that follow commits."""
         await self.services.reports.close()
-        self.last_uses.close()
-        self.services.certificates.close()
-        self.services.aside.close()
-        self.services.courier.close()
-        self.services.writer.close()
-        if self.publisher is not None:
-            self.publisher.close()
-        self.services.store.close()
+        services, publisher = self.services, [] if self.publisher is None else [self.publisher]
+        parts: list[_Closing] = [self.last_uses, services.certificates, services.aside, services.courier]
+        for part in (*parts, services.writer, self.keeper, *publisher, services.store):
+            try:
+                part.close()
+            except Exception as error:  # a database that is gone keeps no process from ending
+                log.error("the end of %s failed", type(part).__name__, exc_info=error)
 
 
 class Builder:
@@ -86,16 +102,18 @@ class Builder:
         memory.share()
         store = Store(engine_for(self._settings.database_url.get_secret_value()))
         commits = _Commits(self._metrics)
-        writer = self._writer(store, commits)
-        heads = Heads(store, self._signer)
+        known = Known(commits.contradicted)
+        keeper = commits.keeper = Keeper(store, known, self._settings.kept_heads)
+        writer = commits.writer = self._writer(store, commits, known)
+        heads = Heads(store, self._signer, unsignable=known.demand_signable)
         commits.courier = courier = self._courier(store, writer, heads)
-        commits.publisher = publisher = self._publisher(store, writer, heads)
+        commits.publisher = publisher = self._publisher(store, writer, heads, known)
         keyring = Keyring(store, self._issuers)
-        services = self._services(store, writer, heads, courier, keyring)
+        services = self._services(store, writer, heads, courier, keyring, known, keeper)
         self._metrics.watch(writer, services.certificates, courier, services.reports)
-        return Server(services=services, last_uses=LastUses(keyring, writer), publisher=publisher)
+        return Server(services=services, last_uses=LastUses(keyring, writer), publisher=publisher, keeper=keeper)
 
-    def _writer(self, store: Store, commits: _Commits) -> Writer:
+    def _writer(self, store: Store, commits: _Commits, known: Known) -> Writer:
         settings = self._settings
         return Writer(
             store,
@@ -104,6 +122,7 @@ class Builder:
             group_max=settings.group_max,
             on_group=self._metrics.group,
             on_commit=commits,
+            known=known,
         )
 
     def _courier(self, store: Store, writer: Writer, heads: Heads) -> Courier:
@@ -117,7 +136,7 @@ class Builder:
             on_delivery=self._metrics.delivery,
         )
 
-    def _publisher(self, store: Store, writer: Writer, heads: Heads) -> Publisher | None:
+    def _publisher(self, store: Store, writer: Writer, heads: Heads, known: Known) -> Publisher | None:
         folder: Path | None = self._settings.heads_dir
         if folder is None:
             return None
@@ -126,6 +145,9 @@ class Builder:
             with suppress(Overloaded):  # the next round finds it again
                 writer.tell(tenant_id, [alert])
 
+        def differs(journal: Journal, seq: int, hash_: str, stored: int) -> None:
+            known.contradict(journal, Contradiction(End(seq, bytes.fromhex(hash_), "this dataset"), stored))
+
         return Publisher(
             store,
             heads,
@@ -133,9 +155,19 @@ class Builder:
             keys=self._signer.public_keys(),
             on_outcome=self._metrics.head,
             on_contradiction=contradicted,
+            on_difference=differs,
         )
 
-    def _services(self, store: Store, writer: Writer, heads: Heads, courier: Courier, keyring: Keyring) -> Services:
+    def _services(
+        self,
+        store: Store,
+        writer: Writer,
+        heads: Heads,
+        courier: Courier,
+        keyring: Keyring,
+        known: Known,
+        keeper: Keeper,
+    ) -> Services:
         processes = self._settings.computing_processes
         certificates = Certificates(
             store,
@@ -145,7 +177,7 @@ class Builder:
             on_computed=self._metrics.certificate,
         )
         catalogue = Catalogue(store)
-        datasets = Datasets(store=store, writer=writer, catalogue=catalogue)
+        datasets = Datasets(store=store, writer=writer, catalogue=catalogue, keys=self._signer.public_keys)
         aside = Aside()
         costing = Costing(store, certificates, aside)
         begin_within_us = self._settings.begin_within_seconds * 1_000_000
@@ -183,6 +215,8 @@ class Builder:
             courier=courier,
             reports=Pool(self._settings.database_url.get_secret_value(), at_once=self._settings.reports_at_once),
             schema_revision=deploy.newest_revision(),
+            known=known,
+            keeper=keeper,
         )
 
 
@@ -193,10 +227,27 @@ class _Commits:
         self._metrics = metrics
         self.courier: Courier | None = None
         self.publisher: Publisher | None = None
+        self.keeper: Keeper | None = None
+        self.writer: Writer | None = None
 
-    def __call__(self, tenant_id: UUID, kinds: Sequence[AlertKind]) -> None:
+    def __call__(
+        self, tenant_id: UUID, kinds: Sequence[AlertKind], entries: Sequence[Entry], is_of_tenant: bool
+    ) -> None:
+        if self.keeper is not None:
+            self.keeper.committed(tenant_id, entries, is_of_tenant=is_of_tenant)
         self._metrics.alerts(kinds)
         if kinds and self.courier is not None:
             self.courier.added(tenant_id)
         if self.publisher is not None:
-            self.publisher.moved(tenant_id)
+            journals = {entry.dataset_id for entry in entries}
+            self.publisher.moved(tenant_id, [*journals, None] if is_of_tenant else journals)
+
+    def contradicted(self, journal: Journal, what: Contradiction) -> None:
+        """Raise an alert about a journal that the database contradicts."""
+        tenant_id, dataset_id = journal
+        is_gone = what.stored is None
+        parent = None if dataset_id is None or is_gone else Parent(dataset_id, what.kept.name)
+        alert = raising.mismatch(parent, seq=min((what.stored or 0) + 1, what.kept.seq), reason=what.missing)
+        if self.writer is not None and not (is_gone and dataset_id is None):
+            with suppress(Overloaded):  # it is in the log, and in /readyz
+                self.writer.tell(tenant_id, [alert])

@@ -20,6 +20,21 @@ _KEYED: Final = ("unauthenticated", "forbidden", "rate-limited", "invalid-reques
 _ALWAYS: Final = ("overloaded", "internal")
 _WITH_BODY: Final = ("invalid-json", "invalid-request", "too-large", "unsupported-media-type")
 
+_DECIDES: Final = frozenset(
+    f"{method} /v1/{path}"
+    for method, paths in {
+        "POST": (
+            *("runs", "runs/batch", "datasets", "datasets/{name}/partitions"),
+            *(f"runs/{{id}}/{verb}" for verb in ("start", "settle", "confirm", "correct", "void")),
+            *(f"proposals/{{id}}/{verb}" for verb in ("approve", "refuse")),
+        ),
+        "PATCH": ("datasets/{name}",),
+        "PUT": ("datasets/{name}/budget", "datasets/{name}/projects/{project}", "datasets/{name}/fair-use"),
+    }.items()
+    for path in paths
+)
+"""The calls that decide something about a dataset."""
+
 SPECIFIC: Final[Mapping[str, tuple[str, ...]]] = {
     "POST /v1/runs": (
         "budget-exceeded",
@@ -88,6 +103,8 @@ def codes(name: str, call: Mapping[str, Any], *, is_keyed: bool) -> list[str]:
     found = [*(_KEYED if is_keyed else ()), *_ALWAYS, *SPECIFIC.get(name, ())]
     if "path" in places:
         found.append("not-found")
+    if name in _DECIDES:
+        found.append("journal-contradicted")
     if "requestBody" in call:
         found += _WITH_BODY
     elif places:

@@ -23,7 +23,7 @@ from ledger.core.amounts import Amount
 from ledger.encoding import rounding_encoder
 from ledger.errors import BudgetBelowSpent, Internal, InvalidMechanism, InvalidRequest, LedgerError, Overloaded
 from ledger.service.presence import CallerLeftError
-from ledger.store import failure_kind
+from ledger.store import DAMAGED, failure_kind
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +43,7 @@ STATUS: Final[dict[str, int]] = {
     "partitions-closed": 409,
     "proposal-state": 409,
     "name-taken": 409,
+    "journal-contradicted": 409,
     "too-large": 413,
     "unsupported-media-type": 415,
     "invalid-request": 422,
@@ -210,6 +211,9 @@ def of_exception(error: Exception) -> Response:
         return of_error(error)
     if isinstance(error, ClientDisconnect | CallerLeftError):
         return Response(status_code=DISCONNECTED)  # nobody reads it: the client has gone, or took too long
+    if failure_kind(error) == "damaged":
+        log.critical("the database is damaged: %s", error)
+        return of_error(Overloaded(DAMAGED, retry_after_seconds=60))
     if failure_kind(error) in ("unavailable", "retry"):
         log.warning("the database did not answer: %s", error)
         return of_error(

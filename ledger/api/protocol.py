@@ -69,6 +69,13 @@ class Connections:
         self._line = deque[tuple[Patient, bytes]]()
         self._line_bytes = self._begun = 0
         self._ended = deque[Callable[[], None]]()
+        self.is_draining = False
+
+    def drain(self) -> None:
+        """Close each connection with its next answer, because the process is about to end."""
+        self.is_draining = True
+        for connection in list(self._open):
+            connection.close_with_answer()
 
     def __len__(self) -> int:
         return len(self._open)
@@ -320,6 +327,14 @@ class Patient(HttpToolsProtocol):
             cycle.disconnected = True  # nothing more is sent, and a wait for the body ends
             cycle.message_event.set()
 
+    def close_with_answer(self) -> None:
+        """Close the connection with the answer that is being made, and announce that in it. If its head has gone out
+        already, the next answer does that."""
+        cycle: RequestResponseCycle | None = self.cycle
+        for each in (*([] if cycle is None else [cycle]), *(waiting for waiting, _ in self.pipeline)):
+            if not each.response_started:
+                each.keep_alive = False
+
     def shutdown(self) -> None:
         if self.transport.is_ending:
             self._inner.abort()
@@ -361,7 +376,7 @@ class Patient(HttpToolsProtocol):
             default_headers=self.server_state.default_headers,
             message_event=asyncio.Event(),
             expect_100_continue=self.expect_100_continue,
-            keep_alive=version != "1.0" and self.parser.should_keep_alive(),
+            keep_alive=version != "1.0" and not self._shared.is_draining and self.parser.should_keep_alive(),
             on_response=self.on_response_complete,
         )
         if before is None or before.response_complete:

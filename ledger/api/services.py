@@ -8,6 +8,8 @@ from fastapi import Request
 
 from ledger.alerting.courier import Courier
 from ledger.api.metrics import Metrics
+from ledger.recovery.keeper import Keeper
+from ledger.recovery.known import Known
 from ledger.report.pool import Pool
 from ledger.service.use_cases import UseCases
 
@@ -18,6 +20,8 @@ class Services(UseCases):
 
     courier: Courier
     reports: Pool
+    known: Known
+    keeper: Keeper
 
 
 def services(request: Request) -> Services:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from decimal import Decimal
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from ledger.cli import show
+from ledger.cli import held, show
 from ledger.cli.options import (
     AcceptWeak,
     AtDelta,
@@ -27,6 +29,7 @@ from ledger.cli.options import (
 )
 from ledger.cli.server_call import print_answer, server, unless_proposed
 from ledger.errors import InvalidRequest
+from ledger.verifier.witness import tokens
 
 dataset_app = typer.Typer(no_args_is_help=True, help="Datasets and their budgets.")
 
@@ -195,17 +198,41 @@ def dataset_budget(
     mu: Mu = None,
     delta: Delta = None,
     accept_weak_protection: AcceptWeak = False,
+    lost_seq: Annotated[
+        int | None, typer.Option(help="After a restore: the last entry that was lost, `kept_seq` of the error.")
+    ] = None,
+    lost_hash: Annotated[str | None, typer.Option(help="Its hash, `kept_hash` of the error.")] = None,
+    receipt: Annotated[
+        list[Path] | None, typer.Option(help="The receipt of a run that was lost; can be repeated.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Set a new budget, not below what is spent and held. Raising it may need a second steward."""
+    """Set a new budget, not below what is spent and held. Raising it may need a second steward.
+
+    With --lost-seq and --lost-hash it accounts for entries that a restore lost: give the receipts of their runs.
+    """
     with server() as ledger:
         changed = ledger.set_budget(
             name,
             budget=_budget(epsilon, at_delta, slack, mu, delta),
             reason=reason,
             accepts_weak_protection=accept_weak_protection or None,
+            lost=_lost(lost_seq, lost_hash, receipt or ()),
         )
     print_answer(changed, as_json, unless_proposed(show.datasets.dataset))
+
+
+def _lost(seq: int | None, hash_: str | None, receipts: Sequence[Path]) -> dict[str, Any] | None:
+    """Return the entries that were lost, in the form of the call. Raises InvalidRequest if a part is missing."""
+    if seq is None and hash_ is None and not receipts:
+        return None
+    if seq is None or hash_ is None:
+        raise InvalidRequest(
+            "lost: give both --lost-seq and --lost-hash, as the error journal-contradicted shows them", field="lost"
+        )
+    texts = [(held.text_of(path, "receipt"), str(path)) for path in receipts]
+    signed = [token for text, source in texts for token in tokens(text, "receipt", source)]
+    return {"seq": seq, "hash": hash_, "receipts": signed}
 
 
 @dataset_app.command("partitions", epilog="Example: privacy-ledger dataset partitions clicks")

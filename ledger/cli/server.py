@@ -34,6 +34,8 @@ def add_to(app: typer.Typer) -> None:
         (init, "init --tenant acme"),
         (migrate, "migrate"),
         (check, "check --heads-dir heads"),
+        (put_back, "put-back mnist.jsonl"),
+        (backup, "backup /backup/ledger-2026-11-30.db"),
         (version, "version"),
     ):
         app.command(rich_help_panel="The server and its database", epilog=f"Example: privacy-ledger {example}")(command)
@@ -61,6 +63,7 @@ def serve(
     from ledger import logs
     from ledger.access.oidc import Issuers
     from ledger.api.protocol import Patient
+    from ledger.operate import backup as copies
     from ledger.operate import deploy, openness
     from ledger.signer import keyfile
 
@@ -70,9 +73,11 @@ def serve(
         Issuers.load(settings.oidc_file)  # fail here: a worker that cannot start would be restarted again and again
     logging.config.dictConfig(logs.configuration(settings.log_format))
     if settings.is_sqlite:
+        copies.demand_sound(settings)
         deploy.bring_up_to_date(settings)
         _set_up(settings)
     else:
+        deploy.wait_for(settings)
         deploy.demand_servable(settings)
     keyfile.signer_for(settings)  # fail here, as above
     openness.warn(settings)
@@ -88,6 +93,7 @@ def serve(
         forwarded_allow_ips=settings.trusted_proxies,
         http=Patient,
         ws="none",
+        timeout_keep_alive=settings.keep_alive_seconds,
         timeout_graceful_shutdown=20,
     )
 
@@ -240,9 +246,11 @@ def check(
 ) -> None:
     """Verify every journal in the database, and compare it with the tables. Exit status 1 if one does not verify.
 
-    With --receipt, --head or --heads-dir: also check that the journals contain these receipts and heads.
+    It also compares the journals with the heads that the server keeps outside the database. With --receipt, --head or
+    --heads-dir: also check that the journals contain these receipts and heads.
     """
     from ledger.operate.check import check_journals
+    from ledger.operate.restored import check_kept
 
     secrets.keep_private()
     settings = _settings()
@@ -255,6 +263,8 @@ def check(
         for result in check_journals(settings, kept):
             results.append(result)
             advance()
+    known = {(result["tenant"], result["dataset"]) for result in results if result["error"] is not None}
+    results += [found for found in check_kept(settings) if (found["tenant"], found["dataset"]) not in known]
     bad = [result for result in results if result["error"] is not None]
     if as_json:
         console.print_json({"datasets": results, "holds": not bad})
@@ -262,6 +272,48 @@ def check(
         show.evidence.checked(results)
     if bad:
         sys.exit(1)
+
+
+def backup(
+    file: Annotated[Path, typer.Argument(help="The file to write; it must not exist.")], as_json: Json = False
+) -> None:
+    """Copy an SQLite ledger into a file, while it is served, and check the copy. The signing key is not in it."""
+    from ledger.operate.backup import back_up
+
+    secrets.keep_private()
+    made = back_up(_settings(), file)
+    if as_json:
+        console.print_json({"file": str(file), **made._asdict()})
+    else:
+        console.plain(f"{file}: {made.bytes:,} bytes, {made.journals} journals with {made.entries} entries, checked.")
+
+
+def put_back(
+    exports: Annotated[
+        list[Path], typer.Argument(metavar="EXPORT…", help="Exports of all datasets of a tenant that lost entries.")
+    ],
+    as_json: Json = False,
+) -> None:
+    """After a restore: put the entries back that exports have and the database lost, exactly as they were.
+
+    Each export is verified first, and the outcome is checked before it is committed. Servers may run meanwhile.
+    """
+    from ledger.operate import put_back as putting
+
+    secrets.keep_private()
+    settings = _settings()
+    lines = {str(file): held.text_of(file, "exports").split("\n") for file in exports}
+    done = putting.put_back(
+        settings,
+        {source: text[:-1] if text[-1] == "" else text for source, text in lines.items()},
+        keys=_own_keys(settings),
+    )
+    if as_json:
+        console.print_json({"datasets": [asdict(each) for each in done]})
+        return
+    for each in done:
+        what = "nothing was missing" if each.first > each.last else f"entries {each.first} to {each.last} are back"
+        console.plain(f"{each.dataset}: {what}.")
 
 
 def _own_keys(settings: Settings) -> PublicKeys:

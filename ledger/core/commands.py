@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 from uuid import UUID
 
-from ledger.core.amounts import Amount
+from ledger.core.amounts import ZERO, Amount
 from ledger.core.datasets import AccountKey, DatasetState, Definition, FairUse
 from ledger.core.people import Actor, Consent
 from ledger.core.residual import Costing, Residual
@@ -23,6 +23,37 @@ class Claim:
 
     key: str
     digest: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """Entries that a journal had and the database does not: the numbers of the first and the last, and the last one's
+    hash. runs: the cost of each run that was approved in them and is known, by its id."""
+
+    first: int
+    seq: int
+    hash: bytes
+    runs: Mapping[UUID, Amount]
+
+    def covers(self, seq: int, hash_: bytes) -> bool:
+        """Return whether an acknowledged entry is among them."""
+        return self.seq > seq or (self.seq, self.hash) == (seq, hash_)
+
+    @property
+    def cost(self) -> Amount:
+        """Return the cost of all these runs."""
+        return sum(self.runs.values(), ZERO)
+
+    def facts(self) -> dict[str, Any]:
+        """Return this in the form of an entry."""
+        runs = [{"run": str(run_id), "cost": cost.facts()} for run_id, cost in sorted(self.runs.items())]
+        return {"first": self.first, "seq": self.seq, "hash": self.hash.hex(), "runs": runs}
+
+    @classmethod
+    def from_facts(cls, facts: Mapping[str, Any]) -> Lost:
+        """Return what an entry states."""
+        runs = {UUID(run["run"]): Amount.from_facts(run["cost"]) for run in facts["runs"]}
+        return cls(facts["first"], facts["seq"], bytes.fromhex(facts["hash"]), runs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,13 +106,15 @@ class Change(_OnDataset):
 
 @dataclass(frozen=True, slots=True)
 class SetBudget(_OnDataset):
-    """A steward sets a new limit, for every partition too. accepts_weak: as for `Register`."""
+    """A steward sets a new limit, for every partition too. accepts_weak: as for `Register`. lost: the limit also
+    accounts for entries that the database lost."""
 
     budget: Mapping[str, Any]
     limit: Amount
     reason: str
     consent: Consent
     accepts_weak: bool = False
+    lost: Lost | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -56,6 +56,11 @@ class Actor:
         """Return whether the key may see the dataset of this name."""
         return self.datasets is None or dataset in self.datasets
 
+    @classmethod
+    def from_facts(cls, facts: Mapping[str, Any], *, tenant_id: UUID) -> Actor:
+        """Return the actor that an entry states, without the limits of its key."""
+        return cls(tenant_id, UUID(facts["key"]), UUID(facts["principal"]), facts["name"], facts["role"])
+
     def facts(self) -> dict[str, Any]:
         return {"key": str(self.key_id), "principal": str(self.principal_id), "name": self.name, "role": self.role}
 

@@ -6,7 +6,9 @@ at a time, with a limit on how long it waits for the lock and for the tables.
 
 from __future__ import annotations
 
+import logging
 import re
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -30,6 +32,8 @@ from ledger.store.tables import operator_keys
 
 if TYPE_CHECKING:
     from alembic.config import Config
+
+log = logging.getLogger(__name__)
 
 _LOCK_ID: Final = 0x70626C5F6D696772
 """The advisory lock that migrations hold on PostgreSQL. Any constant does; this one is the text 'pbl_migr'."""
@@ -194,7 +198,7 @@ def initialise(
 
     keep: called with the keys before they are committed, so that no keys are made that cannot be kept.
     """
-    with _writing(settings, uuid4()) as writing:
+    with writing_in(settings, uuid4()) as writing:
         if writing.connection.execute(select(operator_keys.c.id).limit(1)).scalar() is not None:
             return None
         now_us = writing.now_us()
@@ -212,7 +216,7 @@ def reset_admin(settings: Settings, *, tenant: str) -> str:
         tenant_id = {name: id_ for id_, name in tenants_of(store)}.get(tenant)
     if tenant_id is None:
         raise NotFound(f"There is no tenant named {tenant!r}.")
-    with _writing(settings, tenant_id) as writing:
+    with writing_in(settings, tenant_id) as writing:
         return add_admin(writing, by=AT_THE_DATABASE, now_us=writing.now_us())[1]
 
 
@@ -247,6 +251,29 @@ _TURN_ON: Final = {
 """The remedy by the source of a setting. Otherwise it is turned on for the whole server."""
 
 
+_FINAL: Final = re.compile("FATAL: (?!.*(starting up|shutting down|recovery|too many|reserved|consistent))")
+"""What PostgreSQL answers if no waiting helps: a wrong password, a missing database."""
+WAIT_SECONDS_MAX: Final = 10.0
+
+
+def wait_for(settings: Settings, *, sleep: Callable[[float], object] = time.sleep) -> None:
+    """Wait for a PostgreSQL that does not answer, and log that. Raises DatabaseUnusable if it still does not after
+    `database_wait_seconds`, or rejects the connection for good."""
+    begun, seconds = time.monotonic(), 0.5
+    while True:
+        try:
+            with _opened(settings.database_url.get_secret_value(), failure=_UNUSABLE) as store:
+                with store.engine.connect():
+                    return
+        except DatabaseUnusable as error:
+            left = settings.database_wait_seconds - (time.monotonic() - begun)
+            if left <= 0 or _FINAL.search(error.detail):
+                raise
+            log.warning("waiting for the database, for %.0f seconds at most: %s", left, error.detail.splitlines()[0])
+        sleep(min(seconds, left))
+        seconds = min(2 * seconds, WAIT_SECONDS_MAX)
+
+
 def demand_servable(settings: Settings) -> None:
     """Raise Misconfigured unless a server can rely on this database: it is migrated, and on PostgreSQL row-level
     security applies to the role, and a commit is on disk."""
@@ -276,7 +303,8 @@ def demand_servable(settings: Settings) -> None:
 
 
 @contextmanager
-def _writing(settings: Settings, tenant_id: UUID) -> Iterator[Writing]:
+def writing_in(settings: Settings, tenant_id: UUID) -> Iterator[Writing]:
+    """Open a writing transaction as the owner. It commits when the block ends, and rolls back when it raises."""
     with _opened(settings.owner_url, failure=_UNUSABLE) as store, store.writing(tenant_id) as writing:
         yield writing
 

@@ -35,7 +35,7 @@ class Placed(NamedTuple):
     created_us: int
 
 
-class _Run(NamedTuple):
+class MirroredRun(NamedTuple):
     """The facts of a run in a journal, with times as written there. r: what its approval left unspent. corrections: how
     many there were. decided, moved: the numbers of the entry that decided it, and of its newest one."""
 
@@ -58,7 +58,7 @@ class Mirror:
     def __init__(self) -> None:
         self._dataset: dict[str, tuple[Any, int]] = {}
         self._projects: dict[str, tuple[Any, int]] = {}
-        self._runs: dict[UUID, _Run] = {}
+        self._runs: dict[UUID, MirroredRun] = {}
         self._unplaced: set[UUID] = set()
         self._newest = 0
         self._proposals: dict[UUID, tuple[dict[str, Any], int]] = {}
@@ -73,6 +73,25 @@ class Mirror:
             run_id = None if entry.run_id is None else str(entry.run_id)
             _demand(facts.get("run") == run_id, "has another run in its row", seq)
             self._note(facts)
+
+    @property
+    def dataset_facts(self) -> dict[str, Any]:
+        """Return what the dataset's row has beside balances."""
+        return {name: value for name, (value, _) in self._dataset.items()}
+
+    @property
+    def project_facts(self) -> dict[str, Any]:
+        """Return the budget and the limit of each project, by name."""
+        return {name: value for name, (value, _) in self._projects.items()}
+
+    @property
+    def proposal_facts(self) -> dict[UUID, dict[str, Any]]:
+        """Return what the row of each proposal has."""
+        return {proposal_id: facts for proposal_id, (facts, _) in self._proposals.items()}
+
+    def run_facts(self, run_id: UUID) -> MirroredRun:
+        """Return what a run's row has beside its state and cost."""
+        return self._runs[run_id]
 
     def _note(self, entry: Mapping[str, Any]) -> None:
         seq, kind = entry["seq"], entry["kind"]
@@ -118,7 +137,7 @@ class Mirror:
             self._unplaced.add(run_id)
             # Keep one text for all runs of a principal.
             whose = intern(entry["actor"]["principal"]), entry.get("project")
-            run = _Run(*whose, at, None, None, None, None, _r_of(entry), 0, seq, seq)
+            run = MirroredRun(*whose, at, None, None, None, None, _r_of(entry), 0, seq, seq)
         else:
             run = self._runs[run_id]
         self._runs[run_id] = run._replace(
@@ -189,7 +208,7 @@ class Mirror:
         times = (run.created_us, run.started_us, run.due_us, run.ended_us, run.reported_us)
         told = (None if us is None else timestamp(us) for us in times)
         row = (str(run.principal_id), run.project, *told, run.r, run.corrections)
-        for name, value, theirs in zip(_Run._fields, stated, row, strict=False):
+        for name, value, theirs in zip(MirroredRun._fields, stated, row, strict=False):
             _demand(theirs == value, f"leaves another {name} of run {run_id} than its row has", stated.moved)
 
     def demand_place(self, placed: Placed) -> None:

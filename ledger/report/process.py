@@ -93,7 +93,7 @@ class _Maker:
                 for start in range(0, len(piece), FRAME_BYTES_MAX):
                     yield DATA, piece[start : start + FRAME_BYTES_MAX]
         except Exception as error:  # the parent process reports it
-            if failure_kind(error) in ("unavailable", "retry"):
+            if failure_kind(error) in ("unavailable", "retry", "damaged"):
                 yield UNAVAILABLE, b""
             else:
                 # The type and the place, but not the message: it may contain what a caller sent.

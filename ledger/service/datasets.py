@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple
 from uuid import UUID, uuid4
 
@@ -20,6 +20,7 @@ from ledger.service.balances import Balanced, partitions_shown
 from ledger.service.catalogue import Catalogue, demand_sight, find_dataset, no_dataset
 from ledger.service.definitions import define
 from ledger.service.gathered import Gathered
+from ledger.service.lost import lost_of
 from ledger.service.requests.datasets import (
     DatasetChange,
     NewBudget,
@@ -33,6 +34,7 @@ from ledger.service.transactions import submit
 from ledger.service.two_people import Outcome, proposed
 from ledger.service.writer import Writer
 from ledger.store import Store
+from ledger.verifier.jws import PublicKeys
 from ledger.suggest import nearest
 
 PARTITIONS_SHOWN_MAX: Final = 1000
@@ -52,8 +54,9 @@ class _Entered(NamedTuple):
 class Datasets:
     """Registers, changes and shows datasets."""
 
-    def __init__(self, *, store: Store, writer: Writer, catalogue: Catalogue) -> None:
-        self._store, self._writer, self._catalogue = store, writer, catalogue
+    def __init__(self, *, store: Store, writer: Writer, catalogue: Catalogue, keys: Callable[[], PublicKeys]) -> None:
+        """keys: the ledger's own public keys, which verify receipts."""
+        self._store, self._writer, self._catalogue, self._keys = store, writer, catalogue, keys
         self._shown = Gathered(self._read_shown)
 
     # --- what shows datasets
@@ -158,6 +161,7 @@ class Datasets:
             reason=body.reason,
             consent=Consent(uuid4()),
             accepts_weak=accepts_weak,
+            lost=None if body.lost is None else lost_of(body.lost, actor, dataset, keys=self._keys()),
         )
         return await self.apply(command, name)
 

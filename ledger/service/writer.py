@@ -34,30 +34,17 @@ from sqlalchemy.exc import SQLAlchemyError
 from ledger.core.alerting import Alert, AlertKind
 from ledger.core.alerts import raised, refused_datasets
 from ledger.core.books import Books
-from ledger.core.commands import (
-    Ask,
-    Batch,
-    Command,
-    OnRun,
-    Register,
-    Single,
-    caller_of,
-)
+from ledger.core.commands import Ask, Batch, Command, OnRun, Register, Single, caller_of
 from ledger.core.decision.group import Batched, Unrecorded, askers, decide, read_sets
 from ledger.core.decision.posting import Drafts, Repeat
 from ledger.core.entries import Draft, Entry
 from ledger.core.journal import chain
 from ledger.core.people import Actor
-from ledger.errors import (
-    IdempotencyKeyReused,
-    Internal,
-    LedgerError,
-    NameTaken,
-    Overloaded,
-    Unauthenticated,
-)
+from ledger.errors import IdempotencyKeyReused, Internal, LedgerError, NameTaken, Overloaded, Unauthenticated
+from ledger.recovery.known import Known
+from ledger.service.health import Health
 from ledger.service.replies import AnyFuture, begins, deliver
-from ledger.store import Key, OwnKey, Store, Writing, failure_kind
+from ledger.store import DAMAGED, Key, OwnKey, Store, Writing, failure_kind
 
 log = logging.getLogger(__name__)
 
@@ -72,6 +59,7 @@ Result = Entries | Repeat
 Results = tuple[Result | Unrecorded | LedgerError, ...]
 """The answer to a batch, run by run."""
 _Answer = Result | Results | LedgerError
+OnCommit = Callable[[UUID, Sequence[AlertKind], Sequence[Entry], bool], None]
 
 
 @dataclass(slots=True)
@@ -110,12 +98,14 @@ class Writer:
         queue_max: int,
         group_max: int,
         on_group: Callable[[int, float], None] = lambda _size, _seconds: None,
-        on_commit: Callable[[UUID, Sequence[AlertKind]], None] = lambda _tenant_id, _kinds: None,
+        on_commit: OnCommit = lambda _tenant_id, _kinds, _entries, _is_work: None,
+        known: Known | None = None,
     ) -> None:
         """on_group: is called for each group, after it is answered, with its number of commands and the seconds it
-        took. on_commit: is called after each commit with its tenant and the kinds of the alerts that it raised, if any.
-        Neither may raise or block."""
-        self._store, self._on_group, self._on_commit = store, on_group, on_commit
+        took. on_commit: after each commit, before its answers, with its tenant, the kinds of the alerts that it raised,
+        its entries, and whether it was work. Neither may raise or block. known: where journals end."""
+        self._store, self._on_group, self._on_commit, self._known = store, on_group, on_commit, known or Known()
+        self.health = Health()
         self._queue_max, self._group_max = queue_max, group_max
         self._changed = threading.Condition()
         self._queues: dict[UUID, _Queue] = {}
@@ -178,6 +168,8 @@ class Writer:
     def _put(self, tenant_id: UUID, future: F, **what: Any) -> F:
         item = _Item(future, **what)
         with self._changed:
+            if self.health.is_damaged:
+                raise Overloaded(DAMAGED, retry_after_seconds=60)
             if self._is_closing or not self.is_alive:
                 raise Overloaded("The ledger is shutting down, or its writer failed.", retry_after_seconds=5)
             queue = self._queues.setdefault(tenant_id, _Queue())
@@ -270,9 +262,11 @@ class Writer:
                 for item in group:
                     self._answer(tenant_id, [item])
                 return
+            self.health.failed(failure_kind(error))
             answers = [_as_ledger_error(error)] * len(group)
         else:  # outside of what is retried: this group is committed
-            self._on_commit(tenant_id, told)
+            self.health.committed()
+            self._on_commit(tenant_id, told, list(_sealed(answers)), group[0].work is not None)
         deliver(list(zip([item.future for item in group], answers, strict=True)))
         self._on_group(sum(item.weight for item in group), time.perf_counter() - begun)
 
@@ -309,7 +303,8 @@ class Writer:
             if group[0].work is not None:
                 answers.append(group[0].work(writing))
             else:
-                answers.extend(_decide_group(writing, [item.command for item in group if item.command is not None]))
+                commands = [item.command for item in group if item.command is not None]
+                answers.extend(_decide_group(writing, commands, self._known, self.health))
             told.extend(writing.outbox.added)
 
 
@@ -339,7 +334,7 @@ def _sealed(answers: Iterable[Any]) -> Iterator[Entry]:
 # --- everything between BEGIN and COMMIT -----------------------------------------------------------------------------
 
 
-def _decide_group(writing: Writing, commands: Sequence[Command]) -> list[_Answer]:
+def _decide_group(writing: Writing, commands: Sequence[Command], known: Known, health: Health) -> list[_Answer]:
     answers: dict[int, _Answer] = {}
     claimed = _Claimed(writing, [ask for command in commands for ask in _asks(command)])
     named = writing.datasets.claim_names([command for command in commands if isinstance(command, Register)])
@@ -356,8 +351,9 @@ def _decide_group(writing: Writing, commands: Sequence[Command]) -> list[_Answer
     clock_us, newest_us, keys = writing.times_and_keys(books.datasets, key_ids)
     # A journal's times never go back, whatever is done to the clock.
     now_us = max(clock_us, newest_us)
-    dead = _refuse_dead_keys(keys, commands, clock_us)
-    answers |= dead
+    health.saw(clock_us, newest_us)
+    dead = known.refusals(writing.tenant_id, books.datasets.values(), open_)
+    answers |= (dead := {**dead, **_refuse_dead_keys(keys, commands, clock_us)})
 
     open_ = {index: command for index, command in open_.items() if index not in dead}
     after, outcomes = decide(books, list(open_.values()), now_us=now_us)
@@ -491,6 +487,9 @@ def _is_live(actor: Actor, key: Key | None, now_us: int) -> bool:
 def _as_ledger_error(error: Exception) -> LedgerError:
     if isinstance(error, LedgerError):
         return error
+    if failure_kind(error) == "damaged":
+        log.critical("the database is damaged: %s", error)
+        return Overloaded(DAMAGED, retry_after_seconds=60)
     if failure_kind(error) in ("unavailable", "retry"):
         log.warning("the database did not answer: %s", error)
         return Overloaded("The database did not answer in time. Repeat the request with the same Idempotency-Key.")

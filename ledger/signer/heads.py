@@ -159,8 +159,15 @@ class TreeView:
 class Heads:
     """Sign the heads of all journals."""
 
-    def __init__(self, store: Store, signer: Signer) -> None:
-        self._store, self._signer = store, signer
+    def __init__(
+        self,
+        store: Store,
+        signer: Signer,
+        *,
+        unsignable: Callable[[UUID, UUID | None], str | None] = lambda _tenant_id, _dataset_id: None,
+    ) -> None:
+        """unsignable: returns why no head of a journal may be signed; None if one may."""
+        self._store, self._signer, self._unsignable = store, signer, unsignable
         self._lock = threading.Lock()
         self._trees = LRUCache[tuple[UUID, UUID | None], Tree](JOURNALS_MAX)
 
@@ -173,6 +180,8 @@ class Heads:
         return self._view(reading, dataset.id, dataset.seq, dataset.head)
 
     def _view(self, reading: Reading, dataset_id: UUID | None, size: int, newest: bytes) -> TreeView:
+        if (reason := self._unsignable(reading.tenant_id, dataset_id)) is not None:
+            raise JournalBroken(reason, seq=size + 1)
         tree = self._tree(reading.tenant_id, dataset_id)
         view = TreeView(tree, reading, dataset_id, size)
         try:

@@ -14,9 +14,11 @@ import fcntl
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import BinaryIO, Final, Literal
 from uuid import UUID
@@ -41,11 +43,17 @@ CHECK_SECONDS: Final = 300.0
 LINE_BYTES_MAX: Final = 64 * 1024
 TAILS_MAX: Final = 100_000
 """For how many journals the last published head is remembered; others are read again."""
+CLOSE_SECONDS_MAX: Final = 20.0
+"""How long the end of a process waits for a round, and then for the heads that are left."""
+MOVED_PAGE: Final = 100
+"""How many journals are published in one transaction."""
 DATASETS_PAGE: Final = 500
 JOURNALS_PAGE: Final = 1000
 """For how many journals one query reads where they end."""
 
 Outcome = Literal["published", "contradicted", "failed"]
+
+OnDifference = Callable[[tuple[UUID, UUID | None], int, str, int], None]
 
 log = logging.getLogger(__name__)
 
@@ -71,15 +79,18 @@ class Publisher:
         keys: PublicKeys,
         on_outcome: Callable[[Outcome], None],
         on_contradiction: Callable[[UUID, Alert], None] = lambda _tenant_id, _alert: None,
+        on_difference: OnDifference = lambda _journal, _seq, _hash, _stored: None,
         gather_seconds: float = GATHER_SECONDS,
         check_seconds: float = CHECK_SECONDS,
     ) -> None:
         """keys: verify the published heads. on_outcome: called with the outcome of each head;
-        on_contradiction: called with an alert if a journal contradicts its head. Neither may raise or wait."""
+        on_contradiction: called with an alert if a journal contradicts its head; on_difference: then with the journal's
+        ids, the number and hash of the head, and how many entries are stored. None may raise or wait."""
+        self._on_difference = on_difference
         self._store, self._heads, self._folder = store, heads, folder
         self._keys, self._on_outcome, self._on_contradiction = keys, on_outcome, on_contradiction
         self._tails: dict[Path, _Tail | None] = {}
-        self._moved: set[UUID] = set()
+        self._moved: set[tuple[UUID, UUID | None]] = set()
         self._lock = threading.Lock()
         self._background = Background(
             "heads",
@@ -93,21 +104,53 @@ class Publisher:
         self._background.start()
 
     def close(self) -> None:
-        """Publish what has changed, and end the thread."""
-        if self._background.close():
-            self._turn(False)
+        """Publish the journals that have moved, for a bounded time, and end the thread. What is left is published after
+        the next start."""
+        if self._background.close(seconds_max=CLOSE_SECONDS_MAX):
+            self._publish_moved(until=time.monotonic() + CLOSE_SECONDS_MAX)
 
-    def moved(self, tenant_id: UUID) -> None:
-        """Note that a journal of this tenant has new entries. Returns at once; thread-safe."""
+    def moved(self, tenant_id: UUID, dataset_ids: Iterable[UUID | None]) -> None:
+        """Note that these journals of a tenant have new entries; None is its own. Returns at once; thread-safe."""
         with self._lock:
-            self._moved.add(tenant_id)
+            self._moved.update((tenant_id, dataset_id) for dataset_id in dataset_ids)
         self._background.wake()
 
     def _turn(self, is_due: bool) -> None:
         """Check and publish what has changed since the last round and, when it is due, everything."""
+        self._publish_moved()
+        if is_due:
+            self.round(self._differing())
+
+    def _publish_moved(self, *, until: float | None = None) -> None:
         with self._lock:
             moved, self._moved = self._moved, set()
-        self.round(moved | self._differing() if is_due else moved)
+        for tenant_id, group in groupby(sorted(moved, key=str), key=lambda journal: journal[0]):
+            dataset_ids = [dataset_id for _, dataset_id in group]
+            for start in range(0, len(dataset_ids), MOVED_PAGE):
+                if until is not None and time.monotonic() > until:
+                    log.warning("not all heads were published before the end; the others are after the next start")
+                    return
+                try:
+                    self._publish_some(tenant_id, dataset_ids[start : start + MOVED_PAGE])
+                except Exception:
+                    log.exception("the heads of tenant %s could not be published", tenant_id)
+                    self._on_outcome("failed")
+
+    def _publish_some(self, tenant_id: UUID, dataset_ids: Sequence[UUID | None]) -> None:
+        """Publish some of a tenant's journals, all in one transaction."""
+        folder = self._folder / str(tenant_id)
+        for dataset_id in dataset_ids:  # first, because the database may only grow in between
+            if (path := folder / f"{dataset_id or 'tenant'}.jws").exists():
+                self._is_read(path)
+        with self._store.reading(tenant_id) as reading:
+            tenant = reading.tenants.current()
+            datasets = reading.datasets.by_ids([dataset_id for dataset_id in dataset_ids if dataset_id is not None])
+            if tenant is None:
+                return
+            if None in dataset_ids:
+                self._one(reading, tenant, None, folder / "tenant.jws")
+            for dataset in datasets:
+                self._one(reading, tenant, dataset, folder / f"{dataset.id}.jws")
 
     def _differing(self) -> set[UUID]:
         """Return the tenants with a journal that ends elsewhere than its published head, or cannot be compared. One
@@ -193,9 +236,19 @@ class Publisher:
             if seq > (0 if tail is None else tail.seq):
                 self._append(path, self._heads.signed(reading, dataset, tenant=tenant))
         except JournalBroken as error:
-            self._contradicted(path, error.detail, dataset=dataset, seq=error.seq)
+            if tail is None or not self._is_accounted(reading, dataset, tail):
+                self._contradicted(path, error.detail, dataset=dataset, seq=error.seq)
+                if tail is not None:
+                    self._on_difference((tenant.id, None if dataset is None else dataset.id), tail.seq, tail.hash, seq)
+            elif seq > tail.seq:
+                self._append(path, self._heads.signed(reading, dataset, tenant=tenant))
         except jws.SignatureInvalid as error:
             self._contradicted(path, error.detail, dataset=dataset)
+
+    @staticmethod
+    def _is_accounted(reading: Reading, dataset: Dataset | None, tail: _Tail) -> bool:
+        """Return whether an entry states that what was published is lost, and accounts for it."""
+        return dataset is not None and reading.journals.accounts_for(dataset.id, tail.seq, bytes.fromhex(tail.hash))
 
     def _demand(
         self, reading: Reading, tenant: Tenant, dataset: Dataset | None, tail: _Tail, *, seq: int, newest: bytes

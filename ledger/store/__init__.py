@@ -21,12 +21,13 @@ The other modules but `tables`, `guards` and `watching`, which declare the schem
 
 from ledger.core.people import Key
 from ledger.store.claims import Claimed, OwnKey
-from ledger.store.engines import Store, engine_for, failure_kind
+from ledger.store.engines import DAMAGED, Store, engine_for, failure_kind
 from ledger.store.guards import FAMILIAR_BYTES
 from ledger.store.overview import Overview
 from ledger.store.transactions import Reading, Snapshot, Writing
 
 __all__ = [
+    "DAMAGED",
     "FAMILIAR_BYTES",
     "Claimed",
     "Key",

@@ -75,6 +75,30 @@ class DatasetReader(Repository):
         )
         return [(row.name, row.id) for row in self.connection.execute(query.order_by(datasets.c.name).limit(limit))]
 
+    def by_ids(self, dataset_ids: Sequence[UUID]) -> list[Dataset]:
+        """Return those of these datasets that exist."""
+        return self._datasets(select(datasets).where(datasets.c.id.in_(dataset_ids)))
+
+    def names_of(self, dataset_ids: Sequence[UUID]) -> dict[UUID, str]:
+        """Return the names of these datasets, by id."""
+        query = select(datasets.c.id, datasets.c.name).where(
+            datasets.c.tenant_id == self.tenant_id, datasets.c.id.in_(dataset_ids)
+        )
+        return {row.id: row.name for row in self.connection.execute(query)}
+
+    def end(self, dataset_id: UUID) -> tuple[int, bytes] | None:
+        """Return the number and hash of a dataset's newest entry, by its row; None if there is no row."""
+        mine = datasets.c.tenant_id == self.tenant_id, datasets.c.id == dataset_id
+        row = self.connection.execute(select(datasets.c.seq, datasets.c.head).where(*mine)).one_or_none()
+        return None if row is None else (row.seq, bytes(row.head))
+
+    def derived_from(self, dataset_id: UUID) -> set[UUID]:
+        """Return the datasets that are derived from this one, directly or through others."""
+        query = select(lineage.c.dataset_id).where(
+            lineage.c.tenant_id == self.tenant_id, lineage.c.ancestor_id == dataset_id
+        )
+        return set(self.connection.execute(query).scalars())
+
     def projects(self, dataset_ids: Collection[UUID], names: Collection[str] | None = None) -> list[Project]:
         """Return the projects that have a share of these datasets, by name; names: only those, or None for all."""
         query = select(projects).where(projects.c.tenant_id == self.tenant_id, projects.c.dataset_id.in_(dataset_ids))

@@ -105,18 +105,21 @@ def _begin_sqlite(connection: Connection) -> None:
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writing else "BEGIN")
 
 
-def failure_kind(error: Exception) -> Literal["retry", "unavailable", "other"]:
-    """Return what a database error means for the caller: retry at once, come back later, or neither."""
+def failure_kind(error: Exception) -> Literal["retry", "unavailable", "damaged", "other"]:
+    """Return what a database error means for the caller: retry at once, come back later, never again before somebody
+    has repaired the file, or none of these."""
     if isinstance(error, PoolTimeout):
         return "unavailable"
     if not isinstance(error, DBAPIError):
         return "other"
     if error.connection_invalidated:
         return "unavailable"
+    primary = (getattr(error.orig, "sqlite_errorcode", 0) or 0) & 0xFF
+    if primary in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+        return "damaged"
     if isinstance(error.orig, sqlite3.OperationalError):
-        primary = (getattr(error.orig, "sqlite_errorcode", 0) or 0) & 0xFF
         busy = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR)
-        return "unavailable" if primary in (*busy, sqlite3.SQLITE_CANTOPEN) else "other"
+        return "unavailable" if primary in (*busy, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY) else "other"
     state = getattr(error.orig, "sqlstate", None)
     if state in RETRYABLE:
         return "retry"
@@ -124,6 +127,12 @@ def failure_kind(error: Exception) -> Literal["retry", "unavailable", "other"]:
     if getattr(error.orig, "sqlstate", "") is None or str(state)[:2] in ("08", "53", "57") or state == "55P03":
         return "unavailable"
     return "other"
+
+
+DAMAGED: Final = (
+    "The database's file is damaged. The file and those that end in -wal and -shm are one database, and must be of one"
+    " moment. The operator must stop the server and restore them: see `Back up and restore` in the guide."
+)
 
 
 class Store:

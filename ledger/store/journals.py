@@ -9,6 +9,7 @@ from uuid import UUID
 
 from sqlalchemy import ColumnElement, Row, Table, and_, func, insert, or_, select, tuple_, update
 
+from ledger.core.commands import Lost
 from ledger.core.entries import Entry, TenantEntry
 from ledger.core.journal import chain
 from ledger.errors import NotFound
@@ -30,6 +31,8 @@ from ledger.store.tenants import TenantWriter
 
 TAIL_MAX: Final = 200
 """How far back in a journal refusals in a row are counted, in entries."""
+ANSWERS_MAX: Final = 100
+"""How many changes of a budget are looked at for one that accounts for lost entries, newest first."""
 LOOKED_AT_MAX: Final = 20_000
 """How many entries one page of a dataset's history looks at."""
 _FREEZING: Final = ("run-settled", "run-reported")
@@ -201,6 +204,14 @@ class JournalReader(Repository):
             query = query.where(entries.c.dataset_id == dataset_id)
         rows = self.connection.execute(query.order_by(table.c.seq).limit(limit))
         return [(row.seq, bytes(row.hash)) for row in rows]
+
+    def accounts_for(self, dataset_id: UUID, seq: int, hash_: bytes) -> bool:
+        """Return whether an entry of the journal states that this one was lost, and accounts for it."""
+        mine = (entries.c.tenant_id == self.tenant_id, entries.c.dataset_id == dataset_id, entries.c.seq <= seq)
+        query = select(entries.c.body).where(*mine, entries.c.kind == "budget-set")
+        bodies = self.connection.execute(query.order_by(entries.c.seq.desc()).limit(ANSWERS_MAX)).scalars()
+        stated = (chain.parse(body).get("lost") for body in bodies if '"lost":' in body)
+        return any(Lost.from_facts(lost).covers(seq, hash_) for lost in stated if lost is not None)
 
     def newest(self, dataset_ids: Sequence[UUID]) -> dict[UUID, Entry]:
         """Return the newest entry of each of these journals, whatever head the dataset's row has."""

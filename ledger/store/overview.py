@@ -6,13 +6,15 @@ from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 from uuid import UUID
 
-from sqlalchemy import Row, TextualSelect, bindparam, text, update
+from sqlalchemy import Row, TextualSelect, bindparam, delete, text, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from ledger.store import watching
 from ledger.store.tables import NOBODY, Uid, leases
 from ledger.store.transactions import Snapshot
 
+PROBES: Final = 8
+PROBE_CHARACTERS: Final = 8000
 BEGINNING: Final = (NOBODY, NOBODY)
 """Before the first journal."""
 _UIDS: Final = frozenset({"tenant_id", "run_id", "proposal_id", "id"})
@@ -129,6 +131,19 @@ class Leases(Snapshot):
             where=(leases.c.holder == statement.excluded.holder) | (leases.c.until_us <= now_us),
         )
         return self.connection.execute(statement.returning(leases.c.holder)).scalar() is not None
+
+    def probe(self) -> None:
+        """Write about as much as a decision does, so that the commit of this transaction shows whether one can happen.
+
+        The rows belong to no task. On SQLite they go again, so that each probe needs new pages; on PostgreSQL each leaves
+        new versions of the same rows.
+        """
+        is_sqlite = self.connection.dialect.name == "sqlite"
+        for number in range(PROBES):
+            filler = f"{'0' * PROBE_CHARACTERS}{number}" if is_sqlite else f"probe-{number}"
+            self.hold(filler, NOBODY, now_us=1, until_us=0)
+        if is_sqlite:
+            self.connection.execute(delete(leases).where(leases.c.holder == NOBODY))
 
     def release(self, name: str, holder: UUID) -> None:
         """End a lease, if this holder has it."""

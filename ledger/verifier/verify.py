@@ -126,6 +126,22 @@ def verify(
     return Verified(about["tenant"]["name"], about["dataset"]["name"], replayed, vouched)
 
 
+def lines_of(lines: Iterable[str]) -> tuple[tuple[UUID, UUID], list[Line]]:
+    """Return the tenant's and the dataset's id, and the entries, of an export of a dataset that was verified."""
+    source = iter(lines)
+    about = parsed_header(next(source))
+    read: list[Line] = []
+    request: str | None = None
+    for text in source:
+        line = text.removesuffix("\n")
+        if (of_next := request_of(line)) is not None:
+            request = of_next
+        elif (match := ENTRY.fullmatch(line)) is not None:
+            read.append(Line(int(match[1]), match[3], bytes.fromhex(match[2]), request))
+            request = None
+    return (UUID(about["tenant"]["id"]), UUID(about["dataset"]["id"])), read
+
+
 @dataclass(frozen=True, slots=True)
 class _Policy:
     """The policies in a tenant's own journal."""

@@ -71,7 +71,7 @@ class Witnesses:
     def add_heads(self, text: str, *, keys: PublicKeys, source: str) -> None:
         """Add signed heads: the JSON that the API returns, or one token per line. Raises SignatureInvalid if none of
         the keys signed one, and InvalidRequest if it cannot be read. source: its name in errors."""
-        for token in _tokens(text, "signature", source):
+        for token in tokens(text, "signature", source):
             head = heads.read(token, keys=keys, source=source)
             self._add(HeldHead(head.journal_id, head.seq, head.hash, head.root, source), head.names)
 
@@ -79,7 +79,7 @@ class Witnesses:
         """Add receipts, in the same two forms. Raises as `add_heads` does."""
         from ledger.verifier import jws
 
-        for token in _tokens(text, "receipt", source):
+        for token in tokens(text, "receipt", source):
             receipt = jws.read(token, keys=keys, typ=jws.RECEIPT)
             with shaped(source):
                 decided = (str(receipt["state"]), dict(receipt["cost"]), str(receipt["mechanism"]["digest"]))
@@ -165,7 +165,9 @@ class Comparison:
         gone = [held for ones in self._held.values() for held in ones]
         if gone:
             first = min(gone, key=lambda held: held.seq)
-            what = f"is missing: {first.source} names entry {first.seq}"
+            last = max(gone, key=lambda held: held.seq)
+            missing = "" if last.seq == seq + 1 else f", so entries {seq + 1} to {last.seq} are missing"
+            what = f"is missing: {last.source} names entry {last.seq}{missing}"
             raise JournalBroken(what, seq=seq + 1, after=self._agreed)
         if (left := next(self._earlier, None)) is not None:
             raise JournalBroken("is missing: the earlier export has it", seq=left[0], after=seq)
@@ -203,7 +205,7 @@ class Comparison:
 # --- reading files ---------------------------------------------------------------------------------------------------
 
 
-def _tokens(text: str, member: str, source: str) -> Iterator[str]:
+def tokens(text: str, member: str, source: str) -> Iterator[str]:
     """Return the tokens of a text: `member` of a JSON object, or each line that is not empty."""
     if text.lstrip()[:1] != "{":
         yield from filter(None, map(str.strip, text.split("\n")))

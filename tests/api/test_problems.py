@@ -14,6 +14,7 @@ from sqlalchemy import text
 
 from ledger.access.keys import tenant_of
 from ledger.api.problems import STATUS
+from ledger.recovery.known import End
 from ledger.settings import Settings
 from tests.conftest import Templates
 from tests.kit.driver import MNIST, RELEASE, Ledger, past_the_ledger
@@ -128,6 +129,16 @@ def _run_waits(ledger: Ledger, name: str) -> Any:
     return ledger.ask(datasets=[name])
 
 
+def _behind(ledger: Ledger, name: str) -> Any:
+    """Ask on a dataset of which this process knows an entry that the database does not have."""
+    services = ledger.client.app.state.services
+    with services.store.reading(tenant_of(ledger.key)) as reading:
+        dataset = reading.datasets.by_name(name)
+    end = End(dataset.seq + 1, bytes(32), name)
+    services.known.load((tenant_of(ledger.key), dataset.id), end)
+    return ledger.ask(datasets=[name])
+
+
 PRODUCED: dict[str, Callable[[Ledger, str], Any]] = {
     "unauthenticated": lambda ledger, _name: ledger.client.get("/v1/datasets"),
     "forbidden": lambda ledger, _name: ledger.as_("auditor").post("/v1/datasets", {**MNIST, "name": "x"}),
@@ -146,6 +157,7 @@ PRODUCED: dict[str, Callable[[Ledger, str], Any]] = {
     ),
     "proposal-state": _proposal_state,
     "rate-limited": _rate_limited,
+    "journal-contradicted": _behind,
     "name-taken": lambda ledger, name: ledger.post("/v1/datasets", {**MNIST, "name": name}),
     "too-large": lambda ledger, _name: ledger.post("/v1/evaluate", {"mechanism": "x" * 2_000_000}),
     "unsupported-media-type": lambda ledger, _name: ledger.request("POST", "/v1/evaluate", content=b"mu=1"),

@@ -172,7 +172,7 @@ def environment(settings: Settings) -> dict[str, str]:
         given["LEDGER_OWNER_DATABASE_URL"] = settings.owner_database_url.get_secret_value()
     if settings.signing_key is not None:
         given["LEDGER_SIGNING_KEY"] = settings.signing_key.get_secret_value()
-    for name in ("signing_key_file", "retired_keys_file"):
+    for name in ("signing_key_file", "retired_keys_file", "kept_heads_file"):
         if (file := getattr(settings, name)) is not None:
             given[f"LEDGER_{name.upper()}"] = str(file)
     return given

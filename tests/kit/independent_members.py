@@ -16,7 +16,7 @@ MEMBERS = {
         "ceiling ceiling_limit accepts_weak_protection",
     ),
     "dataset-changed": ("", "state title description reason proposal costing"),
-    "budget-set": ("budget limit limit_before reason", "proposal accepts_weak_protection"),
+    "budget-set": ("budget limit limit_before reason", "proposal accepts_weak_protection lost state"),
     "partitions-added": ("names disjoint limit", "proposal reason"),
     "project-set": ("project budget limit limit_before", "reason proposal"),
     "fair-use-set": ("fair_use reason", "proposal"),
@@ -74,13 +74,14 @@ WITHIN = {
     "segments": ("count steps cost unsegmented", ""),
     "overrun": ("steps cost fits frozen method assumptions accountant", "delta repeated beyond_limits residual"),
     "residual": ("base costs", "level by"),
+    "lost": ("first seq hash runs", ""),
     "together": ("first runs", ""),
     "expected_batch": ("size units", "least"),
 }
 OF_OVERRUN = ("base costs", "level")  # of a table there
 GROUP = ("limit spent held overdrawn", "partitions project principal slack")
 PROPOSES = {
-    "budget": ("budget limit limit_before reason", "accepts_weak_protection"),
+    "budget": ("budget limit limit_before reason", "accepts_weak_protection lost"),
     "thaw": ("state", "title description reason costing"),
     "void": ("request", ""),
     "partitions": ("names disjoint", "reason"),

@@ -27,6 +27,20 @@ class Health(TypedDict):
     status: Literal["ok"]
 
 
+class ContradictedShown(TypedDict):
+    """A journal on which nothing is decided, because the database lost entries of it."""
+
+    journal: Annotated[str, Field(description="The id of the dataset; or `tenant`, for a tenant's own journal.")]
+    missing: str
+
+
+class Readiness(TypedDict):
+    status: Literal["ok"]
+    contradicted: NotRequired[Annotated[list[ContradictedShown], Field(description="At most 20 of them.")]]
+    contradicted_count: NotRequired[int]
+    warnings: NotRequired[Annotated[list[str], Field(description="What an operator should look at.")]]
+
+
 class PublicKey(TypedDict):
     kty: Literal["OKP"]
     crv: Literal["Ed25519"]

@@ -177,7 +177,13 @@ class Datasets(Calls[Answer], Lists[Answers]):
         )
 
     def set_budget(
-        self, name: str, *, budget: Mapping[str, Any], reason: str, accepts_weak_protection: bool | None = None
+        self,
+        name: str,
+        *,
+        budget: Mapping[str, Any],
+        reason: str,
+        accepts_weak_protection: bool | None = None,
+        lost: Mapping[str, Any] | None = None,
     ) -> Answer:
         """Set a new budget of the dataset and of each partition, not below what is spent and held or above the ceiling.
 
@@ -185,6 +191,9 @@ class Datasets(Calls[Answer], Lists[Answers]):
         old limit stays until another steward calls `approve`. Raises BudgetBelowSpent.
 
         accepts_weak_protection: True if the limit is raised above epsilon 20, as for `register`.
+        lost: after a restore that lost entries, `{"seq": …, "hash": …, "receipts": […]}`: the last lost entry, as the
+        error JournalContradicted names it, and the receipts of the runs that were approved in them. The new limit must be
+        lower by their cost, and the dataset is frozen until a steward thaws it.
 
         >>> ledger.set_budget("mnist", budget={"mu": 2}, reason="agreed in March")["balance"]["limit"]["mu"]
         2.0
@@ -195,6 +204,7 @@ class Datasets(Calls[Answer], Lists[Answers]):
                 budget=budget,
                 reason=reason,
                 accepts_weak_protection=accepts_weak_protection,
+                lost=lost,
             )
         )
 

@@ -9,9 +9,9 @@ from typing import Any, Final
 
 from ledger.core.amounts import ZERO, Amount
 from ledger.core.books import Books
-from ledger.core.commands import AddPartitions, Change, OnDataset, Register, SetBudget, SetFairUse, SetProject
+from ledger.core.commands import AddPartitions, Change, Lost, OnDataset, Register, SetBudget, SetFairUse, SetProject
 from ledger.core.datasets import Account, AccountKey, Dataset, FairUse, Project
-from ledger.core.decision.posting import Drafts, Posting, Repeat, write
+from ledger.core.decision.posting import Drafts, Posting, Repeat, frozen, write
 from ledger.core.decision.two_people import Guarded, propose_first, seconded
 from ledger.core.people import Actor, Consent, Proposal
 from ledger.errors import BudgetBelowSpent, DatasetFrozen, InvalidRequest, NameTaken, PartitionsClosed, TooLarge
@@ -139,6 +139,9 @@ def set_budget(books: Books, command: SetBudget, now_us: int) -> Drafts | Repeat
             limit=command.limit,
             ceiling=definition.ceiling,
         )
+    lost = command.lost
+    if lost is not None:
+        _demand_accounted(dataset, lost, before, command.limit)
     changed = _with_limit(dataset, _base_accounts(books, dataset), command.limit)
     facts = {
         "budget": command.budget,
@@ -146,14 +149,36 @@ def set_budget(books: Books, command: SetBudget, now_us: int) -> Drafts | Repeat
         "limit_before": before.facts(),
         "reason": command.reason,
         **({"accepts_weak_protection": True} if command.accepts_weak else {}),
+        **({"lost": lost.facts()} if lost is not None else {}),
     }
-    is_raise = bool(command.limit.exceeds(before))
-    guarded = Guarded("budget", is_raise, facts, command.actor, command.consent, [Posting(dataset)])
+    # To go on without entries that were lost is loosening, even with a lower limit.
+    is_loosening = lost is not None or bool(command.limit.exceeds(before))
+    guarded = Guarded("budget", is_loosening, facts, command.actor, command.consent, [Posting(dataset)])
     if (proposed := propose_first(books, guarded, now_us)) is not None:
         return proposed
     facts |= seconded(books, guarded, now_us)
     dataset = replace(dataset, budget=command.budget, limit=command.limit)
-    return write(books, [Posting(dataset, changed)], command.actor, "budget-set", facts)
+    posting = Posting(dataset, changed) if lost is None else frozen(Posting(dataset, changed))
+    return write(books, [posting], command.actor, "budget-set", facts)
+
+
+def _demand_accounted(dataset: Dataset, lost: Lost, before: Amount, limit: Amount) -> None:
+    """Check that a limit leaves no more than before the lost runs. Raises InvalidRequest."""
+    if not lost.first <= dataset.seq + 1 <= lost.seq + 1:
+        raise InvalidRequest(
+            f"lost.seq: entry {lost.seq} of this journal is not lost; it has {dataset.seq} entries", field="lost.seq"
+        )
+    highest = (before - lost.cost).most(ZERO)
+    if limit.exceeds(highest):
+        raise InvalidRequest(
+            (
+                "budget: leaves more than there was before the lost runs. The limit must be lower by their cost; `highest`"
+                " has the highest one"
+            ),
+            field="budget",
+            highest=highest,
+            cost=lost.cost,
+        )
 
 
 def _base_accounts(books: Books, dataset: Dataset) -> list[Account]:
@@ -290,7 +315,9 @@ def proposed_command(proposal: Proposal, actor: Actor, reason: str | None) -> On
     if proposal.kind == "budget":
         limit = Amount.from_facts(facts["limit"])
         accepts_weak = facts.get("accepts_weak_protection", False)
-        return SetBudget(actor, proposal.dataset_id, facts["budget"], limit, facts["reason"], consent, accepts_weak)
+        lost = Lost.from_facts(facts["lost"]) if "lost" in facts else None
+        rest = facts["reason"], consent, accepts_weak, lost
+        return SetBudget(actor, proposal.dataset_id, facts["budget"], limit, *rest)
     if proposal.kind == "partitions":
         return AddPartitions(actor, proposal.dataset_id, tuple(facts["names"]), consent, facts.get("reason"))
     if proposal.kind == "project":

@@ -84,6 +84,12 @@ def write(
     return tuple(drafts)
 
 
+def frozen(posting: Posting) -> Posting:
+    """Freeze the dataset for a steward: an overrun did not fit, or entries were lost."""
+    state = posting.dataset.state if posting.dataset.state == "retired" else "frozen"
+    return Posting(replace(posting.dataset, state=state), posting.accounts, {**posting.own, "state": state})
+
+
 def _elsewhere(postings: Sequence[Posting], facts: Mapping[str, Any], texts: Mapping[str, str]) -> dict[str, Any]:
     """Return what replaces the request in the entries that do not have it."""
     first = postings[0].dataset

@@ -293,7 +293,7 @@ def _demand_rate(books: Books, actor: Actor, dataset: Dataset, now_us: int) -> N
     most = dataset.fair_use.runs_per_hour
     if most is None:
         return
-    recent = [at for at in books.recent.get((dataset.id, actor.principal_id), ()) if at > now_us - HOUR_US]
+    recent = [at for at in books.recent.get((dataset.id, actor.principal_id), ()) if now_us - HOUR_US < at <= now_us]
     if len(recent) >= most:
         name = dataset.definition.name
         raise RateLimited(
@@ -310,7 +310,8 @@ def _demand_rate(books: Books, actor: Actor, dataset: Dataset, now_us: int) -> N
 def _demand_refusals(books: Books, command: Ask, now_us: int) -> None:
     """Limit the refusals of one principal: each is kept for good in the journal of every dataset that it reaches."""
     who, most = command.actor.principal_id, command.refusals_per_hour
-    recent = [at for at in books.refusals.get(who, ()) if at > now_us - HOUR_US]
+    # A time that is ahead, from when a clock was, is no reason to wait for longer than the hour.
+    recent = [at for at in books.refusals.get(who, ()) if now_us - HOUR_US < at <= now_us]
     if len(recent) >= most:
         raise RateLimited(
             (

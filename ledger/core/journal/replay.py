@@ -153,7 +153,8 @@ class _DatasetReplay(CorrectionReplay):
         match entry["what"]:
             case "budget":
                 demand(_facts_of(self.limit) == proposes["limit_before"], "is based on a limit that is not current")
-                demand(self._is_raise(proposes), "proposes a budget that is not more than before")
+                is_loosening = "lost" in proposes or self._is_raise(proposes)
+                demand(is_loosening, "proposes a budget that is not more than before")
             case "thaw":
                 demand(proposes["state"] == "active" and self._is_thaw(), "proposes to thaw what is not overdrawn")
             case "partitions":
@@ -252,10 +253,25 @@ class _DatasetReplay(CorrectionReplay):
 
     def _budget_set(self, entry: dict[str, Any], demand: Demand) -> Iterable[Account]:
         demand(self.limit is not None, "sets the budget of a dataset that has none of its own")
-        self.proposals.note_done(entry, "budget", takes_two=self._is_raise(entry), demand=demand)
+        is_loosening = "lost" in entry or self._is_raise(entry)
+        self.proposals.note_done(entry, "budget", takes_two=is_loosening, demand=demand)
         demand(_facts_of(self.limit) == entry["limit_before"], "has a wrong limit_before")
+        self._demand_accounted(entry, demand)
         limit = self._new_limit(entry, demand)
         return self._limited([account for key, account in self.accounts.items() if self._is_base(key)], limit, demand)
+
+    def _demand_accounted(self, entry: Mapping[str, Any], demand: Demand) -> None:
+        """Check that a limit accounts for the runs in entries that the journal lost, and that the dataset waits."""
+        lost = entry.get("lost")
+        if lost is None or self.limit is None:
+            demand("state" not in entry, "changes the state along with the budget")
+            return
+        demand(lost["first"] <= entry["seq"] <= lost["seq"] + 1, "accounts for entries that are not lost")
+        costs = [Amount.from_facts(run["cost"]) for run in lost["runs"]]
+        demand(not any(ZERO.exceeds(cost) for cost in costs), "has a lost run with a negative cost")
+        is_enough = not (Amount.from_facts(entry["limit"]) + sum(costs, ZERO)).exceeds(self.limit)
+        demand(is_enough, "does not lower the limit by the cost of the lost runs")
+        demand(entry.get("state") == ("retired" if self.state == "retired" else "frozen"), "lost entries, and is open")
 
     def _limited(self, accounts: Iterable[Account], limit: Amount, demand: Demand) -> Iterable[Account]:
         after = [beside_left.eased(self._with_limit(account, limit)) for account in accounts]

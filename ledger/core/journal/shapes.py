@@ -42,7 +42,7 @@ DATASET_KINDS: Final[Mapping[str, Shape]] = {
         f"{_REGISTERED} is_partitioned derived_from costing", f"ceiling ceiling_limit {_WEAK}"
     ),
     "dataset-changed": _shape("", "state title description reason proposal costing"),
-    "budget-set": _shape("budget limit limit_before reason", f"proposal {_WEAK}"),
+    "budget-set": _shape("budget limit limit_before reason", f"proposal lost state {_WEAK}"),
     "partitions-added": _shape("names disjoint limit", "proposal reason"),
     "project-set": _shape("project budget limit limit_before", "reason proposal"),
     "fair-use-set": _shape("fair_use reason", "proposal"),
@@ -129,6 +129,7 @@ _PARTS: Final[Mapping[str, Shape]] = {
     "together": _shape("first runs"),
     "expected_batch": _shape("size units", "least"),
     "request_in": _shape("id dataset seq"),
+    "lost": _shape("first seq hash runs"),
     "overrun": _shape("steps cost fits frozen method assumptions accountant", "delta repeated beyond_limits residual"),
 }
 _LATE_RESIDUAL: Final = _shape("base costs", "level")
@@ -136,7 +137,7 @@ _TEXTS: Final = _shape(
     "dataset title description privacy_unit reason project idempotency_key method accountant name"
 ).required
 _PROPOSES: Final[Mapping[str, Shape]] = {
-    "budget": DATASET_KINDS["budget-set"]._replace(optional=frozenset([_WEAK])),
+    "budget": DATASET_KINDS["budget-set"]._replace(optional=frozenset([_WEAK, "lost"])),
     "thaw": _shape("state", "title description reason costing"),
     "void": _shape("request"),
     "partitions": _shape("names disjoint", "reason"),
@@ -258,6 +259,14 @@ def _is_model(value: Any) -> bool:
     return is_one and isinstance(value["name"], str) and _is_sha256(value["sha256"]) and _is_count(value["size"])
 
 
+def _is_lost(value: Any) -> bool:
+    runs = value["runs"]
+    is_list = isinstance(runs, list) and all(isinstance(run, dict) and set(run) == {"run", "cost"} for run in runs)
+    ids = [run["run"] for run in runs] if is_list else []
+    is_sorted = all(map(is_id, ids)) and ids == sorted(set(ids))
+    return is_list and is_sorted and _is_seq(value["first"]) and _is_seq(value["seq"]) and _is_sha256(value["hash"])
+
+
 def _is_models(value: Any) -> bool:
     return isinstance(value, list) and bool(value) and all(map(_is_model, value))
 
@@ -269,6 +278,7 @@ _FORMS: Final[Mapping[str, Callable[[Any], bool]]] = {
     "request_in": lambda value: is_id(value["id"]) and isinstance(value["dataset"], str) and _is_seq(value["seq"]),
     "request_sha256": _is_sha256,
     "models": _is_models,
+    "lost": _is_lost,
     "steps": lambda value: value is None or _is_count(value),
     "stop": lambda value: value in ("planned", "data_independent", "data_dependent"),
     "state": lambda value: value in ("active", "frozen", "retired"),

@@ -186,10 +186,25 @@ class DatasetChange(Strict):
         return self
 
 
+class LostEntries(Strict):
+    seq: Annotated[int, Field(ge=1, description="The last entry that was lost: `kept_seq` of the error.")]
+    hash: Annotated[str, Field(pattern="^[0-9a-f]{64}$", description="Its hash: `kept_hash` of the error.")]
+    receipts: Annotated[
+        list[Annotated[str, Field(max_length=64 * 1024)]],
+        Field(max_length=1000, description="The receipts of all runs that were approved in the lost entries."),
+    ]
+
+
 class NewBudget(Strict):
     budget: AnyBudget
     reason: LongText
     accepts_weak_protection: AcceptsWeakProtection = None
+    lost: Annotated[
+        LostEntries | None,
+        Field(
+            description="Entries that a restore lost: the budget is lower by the cost of their runs, and accounts for them."
+        ),
+    ] = None
 
     model_config = ConfigDict(
         extra="forbid",
