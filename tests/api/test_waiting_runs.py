@@ -210,3 +210,49 @@ def test_a_residual_run_waits_by_what_it_costs_beside_what_is_left(ledger: Ledge
         decisions.append(done["decision"])
     assert decisions == sorted(decisions)
     assert {"approved", "refused"} == set(decisions)
+
+
+def test_a_plan_states_that_a_run_would_wait(waiting: tuple[Ledger, Ledger, Ledger]) -> None:
+    """Goal: whoever plans learns that an approval takes a steward. Method: plans at both sides of a tenth of the limit, of
+    solved values and of what would fit; each is then asked for, and does what its plan states."""
+    asker, _, _ = waiting
+
+    def planned(mechanism: dict[str, Any], **more: Any) -> Any:
+        return ok(asker.post("/v1/plan", {"datasets": ["mnist"], "mechanism": mechanism, **more}))
+
+    at_most, above = ({"type": "gaussian", "noise_multiplier": noise} for noise in (3.1623, 3.1622))
+    plans = [planned(mechanism) for mechanism in (at_most, above)]
+    assert [(plan["fits"], plan["waits"], plan["waits_for"]) for plan in plans] == [
+        (True, False, []),
+        (True, True, ["mnist"]),
+    ]
+    solved = planned(LARGE, solve_for="noise_multiplier")["solution"]
+    assert solved["waits"]
+    waits(asker, "solved", {**LARGE, "noise_multiplier": solved["value"]})
+    counted = [planned(mechanism, solve_for="runs")["solution"] for mechanism in (at_most, above)]
+    assert [(one["value"] > 1, one["waits"]) for one in counted] == [(True, False), (True, True)]
+    refused = planned({"type": "gaussian", "noise_multiplier": 0.5})
+    assert (refused["fits"], refused["waits"], refused["would_wait"]) == (False, False, ["noise_multiplier"])
+    waits(asker, "would-fit", {**LARGE, **refused["would_fit"]})
+    waits(asker, "above", above)
+    assert ok(asker.ask(at_most, key="at-most"))["state"] == "held"
+    on_new = {"budget": {"mu": 1, "delta": 1e-6}, "mechanism": LARGE}
+    assert ok(asker.post("/v1/plan", on_new))["waits"] is False
+
+
+def test_a_plan_states_that_runs_declared_as_one_would_wait(ledger: Ledger) -> None:
+    """Goal: "as one run" is no way past the steward. Method: small runs that do not wait, which as one do."""
+    ledger.register(budget={"epsilon": 10, "at_delta": 1e-5}, bound="certified")
+    ok(ledger.put("/v1/datasets/mnist/fair-use", {"waits_above_percent": 50, **REASON}))
+    mechanism = {
+        "type": "dpsgd",
+        "noise_multiplier": 0.7,
+        "sampling": "poisson",
+        "sample_rate": 0.004266666666666667,
+        "steps": 235,
+    }
+    body = {"datasets": ["mnist"], "mechanism": mechanism, "delta": 1e-9, "solve_for": "runs"}
+    planned = ok(ledger.post("/v1/plan", body))
+    assert (planned["waits"], planned["solution"]["waits"], planned["as_one"]["waits"]) == (False, False, True)
+    one = {**mechanism, "steps": planned["as_one"]["value"]}
+    assert ledger.ask(one, key="one", delta=1e-9).json()["code"] == "run-waits"

@@ -211,3 +211,18 @@ def test_tables_never_cut_a_number() -> None:
     whole = _printed(TABLE, 70, is_terminal=False)
     assert ID in whole, "what a program reads keeps its ids"
     assert "12.5" in whole
+
+
+def test_a_plan_prints_that_a_run_would_wait(terminal: Terminal) -> None:
+    """Goal: `plan` says "waits", not "fits", of a run that a steward must approve; of what would fit and of a solution
+    too."""
+    terminal("dataset create counts --mu 1 --delta 1e-6")
+    assert terminal("dataset fair-use counts --waits-above 3 --reason 'large ones wait'").status == 0
+    planned = terminal(f"plan counts {RELEASE}")
+    assert planned.status == 0
+    assert re.match(r"waits for a steward +counts\nIt fits, but asks for more of counts than one run may", planned.out)
+    assert terminal("plan counts --type gaussian --noise-multiplier 6").out.startswith("fits  counts")
+    solved = terminal(f"plan counts {RELEASE} --solve-for noise-multiplier").out
+    assert re.search(r"noise_multiplier: at least [0-9.]+, which waits for a steward", solved)
+    refused = terminal("plan counts --type gaussian --noise-multiplier 0.5")
+    assert "With the change of noise multiplier it would still wait for a steward." in refused.out

@@ -175,6 +175,7 @@ class AsOne(TypedDict):
         AmountShown, Field(description="What that one run costs by itself; in a plan, what it would cost now.")
     ]
     charged: NotRequired[Annotated[AmountShown, Field(description="What the runs before were charged one by one.")]]
+    waits: NotRequired[Annotated[bool, Field(description="In a plan: that one run would wait for a steward.")]]
 
 
 class Overdrawn(TypedDict):
