@@ -393,7 +393,8 @@ def runs(
     state: Annotated[
         str | None,
         typer.Option(
-            help="Only in this state: held, started, settled, voided or refused.", autocompletion=completion.run_state
+            help="Only in this state: held, started, settled, voided, refused, waiting (for a steward) or expired.",
+            autocompletion=completion.run_state,
         ),
     ] = None,
     project: Annotated[str | None, typer.Option(help="Only of this project.")] = None,

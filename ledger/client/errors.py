@@ -134,7 +134,9 @@ class DryRun(LedgerError):
         if plan["fits"]:
             text += " It fits now."
             if plan.get("waits"):
-                text += f" It would wait until a steward approves it: it asks for much of {', '.join(plan['waits_for'])}."
+                text += (
+                    f" It would wait until a steward approves it: it asks for much of {', '.join(plan['waits_for'])}."
+                )
             if (segments or 1) == 1:
                 text += " If it may stop early: with segments=4 it would be charged for those that were begun."
         else:

@@ -11,7 +11,7 @@ from typing_extensions import TypedDict
 from ledger.core.amounts import Quantity
 from ledger.core.datasets import Adjacency, Bound
 from ledger.core.people import ProposalKind
-from ledger.core.runs import RunStateName
+from ledger.core.runs import RunStateName, RunStateShown
 from ledger.service.shapes.common import (
     AmountShown,
     EpsilonAlone,
@@ -298,7 +298,7 @@ class SecondedShown(TypedDict):
 class RunShown(TypedDict):
     id: Id
     state: Annotated[
-        RunStateName | Literal["waiting", "expired"],
+        RunStateShown,
         Field(description="waiting: for a steward. expired: no steward approved it in time."),
     ]
     decision: Literal["approved", "refused", "waiting"]
