@@ -34,7 +34,7 @@ def _detail(budget: Budget, limit: Amount, shown: Epsilon) -> str:
     why = f", where it is judged because a delta of {own:.5g} would hide it" if own > shown.at_delta else ""
     return (
         f"{FIELD}: this budget has {of} at delta {shown.at_delta:.5g}{why}; above {EPSILON_WEAK} it protects weakly."
-        f" An attacker who guesses which persons are in the data, and is wrong about 1 of 1,000 who are not, can find up"
+        " An attacker who guesses which persons are in the data, and is wrong about 1 of 1,000 who are not, can find up"
         f" to {100 * rate:.3g} % of those who are. Set a smaller budget; or, if that is acceptable, state it:"
         f" {FIELD}: true (on the command line --accept-weak-protection). The journal and the report keep the statement"
     )

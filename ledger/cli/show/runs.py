@@ -176,6 +176,12 @@ def planned(
             out.print(f"With the change of {options} it would still wait for a steward.")
 
 
+def unsolvable(answer: Planned, *, solve_for: str) -> None:
+    """Print that no value of a parameter fits, which the command left out."""
+    names = ", ".join(dataset["name"] for dataset in answer["datasets"])
+    out.print(Text.assemble(("does not fit", "bold red"), f"  {names}: no value of {solve_for} fits in what is left"))
+
+
 def _verdict(answer: Planned) -> Text:
     if not answer["fits"]:
         return Text("does not fit", style="bold red")
