@@ -6,7 +6,7 @@ import csv
 import functools
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from decimal import Decimal
 from typing import Annotated, Any, Final, get_args, get_origin, get_type_hints
 
@@ -28,10 +28,8 @@ _DEFAULTS: Final[Mapping[str, Mapping[str, Any]]] = {
 """What is sent for an option that was left out, if the server has no default for it."""
 _STARTS: Final[Mapping[str, Any]] = {
     "noise_multiplier": 1,
-    "noise_scale": 1,
     "steps": 1,
     "epochs": 1,
-    "count": 1,
     "epsilon": 1,
     "mu": 1,
     "rho": 1,
@@ -84,7 +82,8 @@ def started(declared: Mapping[str, Any], solve_for: str) -> dict[str, Any] | Non
     mechanism = BY_TYPE.get(declared.get("type", ""))
     if mechanism is None or solve_for in declared or solve_for not in _STARTS:
         return None
-    if solve_for not in {field.name for field in fields(mechanism)}:
+    # One that has a default value was not left out.
+    if all(field.name != solve_for or field.default not in (MISSING, None) for field in fields(mechanism)):
         return None
     return {**declared, solve_for: _STARTS[solve_for]}
 
