@@ -256,7 +256,7 @@ class Planner:
         _warn(answer, actor, seen, sizes.facts_of(mechanism, resolved), charge.amount)
         if inverse.as_one is not None:
             one = inverse.as_one
-            answer["as_one"] = answers.as_one(one.mechanism, one.runs, one.amount)
+            answer["as_one"] = answers.as_one(one.mechanism, one.runs, one.amount, rooms=seen.rooms if sees_all else ())
             answer["as_one"]["waits"] = bool(seen.waits_for(one.amount))
         segments = costed.segments()
         if segments is not None:

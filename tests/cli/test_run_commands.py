@@ -30,6 +30,11 @@ def test_one_run_as_it_is_shown(terminal: Terminal) -> None:
     assert f"privacy-ledger start {asked}" in held.out
     assert terminal(f"start {asked[:13]}").status == 0
     assert f"privacy-ledger receipt show {asked}" in terminal(f"run show {asked}").out
+    received = terminal(f"receipt show {asked}")
+    assert re.search(
+        r"cost +4 % of the budget *\n +epsilon 0\.7\d+ at delta 1e-05, of this run by itself *\n +mu 0\.2", received.err
+    )
+    assert received.out.count("\n") == 1
     assert terminal(f"settle {asked[:9]} --evidence '{{}}'").status == 0
     settled = terminal(f"run show {asked[:8]}").out
     assert re.search(r"charged +4 % of the budget, mu 0\.2", settled)

@@ -167,7 +167,11 @@ def planned(
         one = answer.get("as_one")
         if one is not None:
             waits = _WAITS if one.get("waits") else ""
-            out.print(f"as one run: {one['runs']:,} of them, with {one['solve_for']} {one['value']}{waits}")
+            part = of_budget(one.get("percent"), None, "the budget")
+            which = (
+                f"with {one['solve_for']} {one['value']}, for {f'{part}, ' if part else ''}mu {up(one['cost']['mu'])}"
+            )
+            out.print(f"as one run: {one['runs']:,} of them, {which}{waits}")
             out.print(f"    {suggest(one['solve_for'], one['value'])}")
     elif not answer["fits"]:
         _fitting(out, answer["would_fit"], suggest)
@@ -237,9 +241,13 @@ def refused(error: BudgetExceeded, *, suggest: Callable[[str, Any], str]) -> Non
         err.print(Text.assemble(("warning", "bold yellow"), f": {text}"))
     one = facts.get("as_one")
     if one is not None:
+        before = of_budget(one.get("percent_charged"), None, "the budget")
+        parts = [of_budget(one.get("percent"), None, "the budget"), epsilons(one.get("epsilon", ()))]
+        whole = ", ".join(filter(None, [*parts, f"mu {number(one['cost']['mu'])}"]))
         err.print(
-            f"{one['runs'] - 1} equal runs before it were charged mu {number(one['charged']['mu'])}. With it, as one"
-            f" run with {one['solve_for']} {one['value']}: mu {number(one['cost']['mu'])} by itself."
+            f"{one['runs'] - 1} equal runs before it were charged {f'{before}, ' if before else ''}mu"
+            f" {number(one['charged']['mu'])}. With it, as one run with {one['solve_for']} {one['value']}: {whole} by"
+            " itself."
         )
 
 

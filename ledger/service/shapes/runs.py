@@ -171,6 +171,11 @@ class AsOne(TypedDict):
     runs: Annotated[int, Field(description="How many runs it stands for.")]
     solve_for: Annotated[str, Field(description="The parameter that makes it as long: steps or epochs.")]
     value: int | float
+    percent: NotRequired[Percent]
+    percent_charged: NotRequired[
+        Annotated[float | None, Field(description="What the runs before were charged, in percent of the least budget.")]
+    ]
+    epsilon: NotRequired[EpsilonAlone]
     cost: Annotated[
         AmountShown, Field(description="What that one run costs by itself; in a plan, what it would cost now.")
     ]
