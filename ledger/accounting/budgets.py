@@ -26,7 +26,9 @@ REPORT_DELTA: Final = 1e-5
 """The delta at which the epsilon of a budget of mu is shown first."""
 USUAL_DELTAS: Final = (REPORT_DELTA, 1e-6)
 EPSILON_WEAK: Final = 20
-"""Above this epsilon, at the delta where it is shown, a budget protects weakly."""
+"""Above this epsilon a budget protects weakly: at its own delta, or by its mu at REPORT_DELTA."""
+DELTA_WEAK: Final = Fraction(1, 100)
+"""Above this delta a limit protects weakly, whatever its epsilon: the delta is a chance that everything comes out."""
 SLACK: Final[dict[Bound, Decimal]] = {"certified": Decimal("0.1"), "clt": Decimal(0)}
 
 
@@ -133,3 +135,16 @@ def epsilon_shown(budget: dict[str, Any], limit: Amount) -> Epsilon:
     if "epsilon" in budget:
         return Epsilon(float(budget["epsilon"]), at_delta)
     return Epsilon(disclosure.epsilons([limit], at_delta=at_delta)[0], at_delta)
+
+
+def epsilon_judged(budget: dict[str, Any], limit: Amount) -> Epsilon:
+    """Return the epsilon by which a budget is judged, rounded up: the one that is shown; or, if that is at a large
+    delta which hides a large mu, that of the limit at REPORT_DELTA."""
+    shown = epsilon_shown(budget, limit)
+    if shown.is_weak or shown.at_delta <= REPORT_DELTA:
+        return shown
+    of_mu = disclosure.epsilons([Amount(limit.mu_sq_pico, 0)], at_delta=REPORT_DELTA)[0]
+    is_large = limit.delta_atto > amounts.nats(DELTA_WEAK, towards="down") * amounts.ATTO
+    if of_mu is not None and of_mu <= EPSILON_WEAK and not is_large:
+        return shown
+    return Epsilon(disclosure.epsilons([limit], at_delta=REPORT_DELTA)[0], REPORT_DELTA)

@@ -22,7 +22,7 @@ from ledger.api.schemas.problems import Batched, BatchResult, BatchWasRefused, R
 from ledger.api.services import Served, served, services
 from ledger.core.amounts import microseconds
 from ledger.core.people import Actor, Consent
-from ledger.core.runs import RunStateName
+from ledger.core.runs import RunStateShown
 from ledger.errors import (
     BatchRefused,
     BudgetExceeded,
@@ -385,7 +385,10 @@ class RunQuery:
     def __init__(
         self,
         dataset: Annotated[DatasetName | None, Query()] = None,
-        state: Annotated[RunStateName | None, Query()] = None,
+        state: Annotated[
+            RunStateShown | None,
+            Query(description="waiting: for a steward. expired: no steward approved it in time. refused: by either."),
+        ] = None,
         overdue: Annotated[
             bool | None, Query(description="The run was not started by `start_by`, or not settled by `settle_by`.")
         ] = None,

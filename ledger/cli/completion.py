@@ -23,7 +23,7 @@ NAMES_MAX: Final = 100
 """How many names are offered at most."""
 READ_MAX: Final = 1000
 """How many names are read at most to find those that fit: one page."""
-RUN_STATES: Final = ("held", "started", "settled", "voided", "refused")
+RUN_STATES: Final = ("held", "started", "settled", "voided", "refused", "waiting", "expired")
 
 
 @contextmanager

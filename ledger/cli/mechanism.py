@@ -6,7 +6,7 @@ import csv
 import functools
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from decimal import Decimal
 from typing import Annotated, Any, Final, get_args, get_origin, get_type_hints
 
@@ -26,6 +26,16 @@ _DEFAULTS: Final[Mapping[str, Mapping[str, Any]]] = {
     "dpsgd_schedule": {"sampling": "poisson"},
 }
 """What is sent for an option that was left out, if the server has no default for it."""
+_STARTS: Final[Mapping[str, Any]] = {
+    "noise_multiplier": 1,
+    "steps": 1,
+    "epochs": 1,
+    "epsilon": 1,
+    "mu": 1,
+    "rho": 1,
+    "sample_rate": Decimal("0.01"),
+}
+"""Where the search for a parameter begins that was left out. The value that is found does not depend on it."""
 _COLUMNS: Final = frozenset({"noise_multiplier", "sample_rate", "steps"})
 
 
@@ -64,6 +74,18 @@ def _declared(type_: str, whole: str | None, **options: Any) -> dict[str, Any]:
     if "phases" in given:
         given["phases"] = _phases(given["phases"])
     return {"type": type_, **_DEFAULTS.get(type_, {}), **given}
+
+
+def started(declared: Mapping[str, Any], solve_for: str) -> dict[str, Any] | None:
+    """Return a mechanism with a value of the parameter to solve for, if it can have one and it was left out; else
+    None."""
+    mechanism = BY_TYPE.get(declared.get("type", ""))
+    if mechanism is None or solve_for in declared or solve_for not in _STARTS:
+        return None
+    # One that has a default value was not left out.
+    if all(field.name != solve_for or field.default not in (MISSING, None) for field in fields(mechanism)):
+        return None
+    return {**declared, solve_for: _STARTS[solve_for]}
 
 
 def _phases(text: str) -> Any:

@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Final, NoReturn
 
@@ -38,9 +39,11 @@ def receipt_show(run: RunId, output: Output = None, as_json: Json = False) -> No
     """Get the receipt of a run: of its start, or of its approval if it is not started."""
     with server() as ledger:
         answer = ledger.receipt(run)
+        about = None if as_json or output is not None else ledger.run_info(answer["run"])
+    shown = partial(show.evidence.received, about=about)
     check = f"Check it: privacy-ledger receipt verify {output} --jwks FILE"
     message = f"the receipt of run {answer['run']}, {answer['state']}. {check}"
-    _written(answer, answer["receipt"], output, as_json, show_answer=show.evidence.received, message=message)
+    _written(answer, answer["receipt"], output, as_json, show_answer=shown, message=message)
 
 
 @receipt_app.command("verify", epilog="Example: privacy-ledger receipt verify run.jwt --jwks jwks.json --dataset mnist")

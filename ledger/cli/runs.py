@@ -13,7 +13,7 @@ import typer
 
 from ledger.cli import completion, show
 from ledger.cli.correcting import correct
-from ledger.cli.mechanism import option_of, takes_mechanism
+from ledger.cli.mechanism import option_of, started, takes_mechanism
 from ledger.cli.options import (
     AtDelta,
     Json,
@@ -104,7 +104,8 @@ def plan(
     solve_for: Annotated[
         str | None,
         typer.Option(
-            help="The option to solve for, such as noise-multiplier, steps or epochs; or `runs`, for how many fit."
+            help="The option to solve for, such as noise-multiplier, steps or epochs, which can be left out then; or"
+            " `runs`, for how many fit."
         ),
     ] = None,
     share: Share = None,
@@ -145,23 +146,31 @@ def plan(
         )
     # People type the option's name. The field of `--mechanism-epsilon` is `epsilon`.
     field = None if solve_for is None else solve_for.removeprefix("mechanism-").replace("-", "_")
+    begun = started(declared, field or "")
     with server() as ledger:
-        answer = ledger.plan(
+        ask = functools.partial(
+            ledger.plan,
             datasets=uses_of(datasets) if datasets else None,
-            mechanism=declared,
             delta=share,
             segments=segments,
             project=project,
-            solve_for=field,
             size_differs=size_differs,
             budget=budget,
             bound=bound,
             adjacency=adjacency,
             at_most_percent=parse_percent(at_most, "at_most"),
         )
+        answer = ask(mechanism=begun or declared, solve_for=field)
+        if begun is not None and field is not None and answer["solution"] is not None:
+            # Nobody asked about the value at which the search began: show the plan of the one that was found.
+            declared = {**declared, field: Decimal(repr(answer["solution"]["value"]))}
+            answer = {**ask(mechanism=declared), "solution": answer["solution"]}
     # Nothing can be asked for on a budget that no dataset has, so that only the option is suggested.
     suggest = _suggestion if datasets else lambda name, value: shlex.join(_option(name, value))
-    shown = functools.partial(show.runs.planned, solve_for=field, suggest=suggest, declared=declared)
+    if begun is not None and field is not None and answer["solution"] is None:
+        shown = functools.partial(show.runs.unsolvable, solve_for=field)
+    else:
+        shown = functools.partial(show.runs.planned, solve_for=field, suggest=suggest, declared=declared)
     print_answer(answer, as_json, shown)
     if not answer["fits"]:
         sys.exit(1)
@@ -372,7 +381,8 @@ def runs(
     state: Annotated[
         str | None,
         typer.Option(
-            help="Only in this state: held, started, settled, voided or refused.", autocompletion=completion.run_state
+            help="Only in this state: held, started, settled, voided, refused, waiting (for a steward) or expired.",
+            autocompletion=completion.run_state,
         ),
     ] = None,
     project: Annotated[str | None, typer.Option(help="Only of this project.")] = None,

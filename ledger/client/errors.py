@@ -133,6 +133,10 @@ class DryRun(LedgerError):
         )
         if plan["fits"]:
             text += " It fits now."
+            if plan.get("waits"):
+                text += (
+                    f" It would wait until a steward approves it: it asks for much of {', '.join(plan['waits_for'])}."
+                )
             if (segments or 1) == 1:
                 text += " If it may stop early: with segments=4 it would be charged for those that were begun."
         else:
@@ -231,9 +235,13 @@ def _as_one(facts: Mapping[str, Any]) -> str:
     """Return what the run and the equal ones before it would cost as one run; nothing if that is not known."""
     try:
         one, name = facts["as_one"], facts["as_one"]["solve_for"]
+        before, whole = (
+            "" if one.get(part) is None else f"{one[part]:.4g} % of the budget, "
+            for part in ("percent_charged", "percent")
+        )
         return (
-            f" The {one['runs'] - 1} equal runs before it were charged mu {one['charged']['mu']:.3g}; with it, as one"
-            f" run with {name} {one['value']}, they would cost mu {one['cost']['mu']:.3g} by itself."
+            f" The {one['runs'] - 1} equal runs before it were charged {before}mu {one['charged']['mu']:.3g}; with it,"
+            f" as one run with {name} {one['value']}, they would cost {whole}mu {one['cost']['mu']:.3g} by itself."
         )
     except (KeyError, TypeError, ValueError):
         return ""

@@ -15,6 +15,9 @@ BEGIN_WITHIN_US: Final = 3_600 * 1_000_000
 REFUSALS_PER_HOUR: Final = 600
 """How many refusals of one principal are recorded within an hour by default."""
 RunStateName = Literal["held", "started", "settled", "voided", "refused"]
+RunStateShown = Literal["held", "started", "settled", "voided", "refused", "waiting", "expired"]
+"""The states of runs as answers name them: some wait for a steward, or did until their time was over, and are not
+decided."""
 
 
 class Place(NamedTuple):

@@ -13,7 +13,7 @@ from typing import Any, Final
 from uuid import UUID
 
 from ledger.accounting import disclosure
-from ledger.accounting.budgets import epsilon_shown, report_deltas
+from ledger.accounting.budgets import epsilon_judged, report_deltas
 from ledger.accounting.display import AmountShown, show_amount
 from ledger.core.amounts import ZERO, Amount
 from ledger.core.datasets import Account, AccountKey, Balance
@@ -169,7 +169,7 @@ def _weak_protection(standing: Standing) -> dict[str, Any] | None:
     """Return what a budget lets an attacker learn, and who accepted that, if it protects weakly; else None."""
     if standing.limit is None or standing.budget is None:
         return None
-    shown, rate = epsilon_shown(dict(standing.budget), standing.limit), disclosure.FALSE_POSITIVE_RATES[0]
+    shown, rate = epsilon_judged(dict(standing.budget), standing.limit), disclosure.FALSE_POSITIVE_RATES[0]
     if not shown.is_weak:
         return None
     accepted = standing.weak_accepted

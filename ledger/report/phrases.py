@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from decimal import ROUND_CEILING, ROUND_HALF_EVEN, Context, Decimal
 from typing import Any, Final
 
+from ledger.core.amounts import percent_of
 from ledger.encoding import JsonObject
 from ledger.report.blocks import Cell, Line, line
 
@@ -74,24 +75,44 @@ def who(actor: JsonObject | None) -> Cell:
     return tuple(lines)
 
 
-def amount(amounts: JsonObject | None, is_estimate: bool) -> Cell:
-    """Return an amount: rounded mu and delta, with the exact integers under them. ≈ marks an estimate."""
+def limits_of(datasets: Iterable[JsonObject]) -> dict[str, JsonObject]:
+    """Return the limits of those datasets of a report that have one, by name: what amounts are shown in percent of."""
+    return {item["name"]: item["balance"]["limit"] for item in datasets if item["balance"] is not None}
+
+
+def part_of(amounts: JsonObject, limit: JsonObject | None, *, up: bool = True) -> str:
+    """Return which percent of a limit an amount of mu² is, which adds up; empty if there is no limit. up: rounded up,
+    for what is taken; else down, for what is left."""
+    if limit is None:
+        return ""
+    part = percent_of(int(amounts["mu_sq_pico"]), int(limit["mu_sq_pico"]), up=up)
+    return "" if part is None else f"{part:g} % of the limit"
+
+
+def amount(amounts: JsonObject | None, is_estimate: bool, limit: JsonObject | None = None) -> Cell:
+    """Return an amount: in percent of a limit if one is given, then mu and delta rounded, each with the exact integer
+    under it. ≈ marks an estimate."""
     if amounts is None:
         return line("–", "dim")
     about = "≈ " if is_estimate else ""
-    lines = [Line(f"mu {about}{significant(amounts['mu'])}"), Line(f"{digits(amounts['mu_sq_pico'])} pico", "dim")]
+    part = part_of(amounts, limit)
+    lines = [Line(f"{about}{part}", "strong")] if part else []
+    lines += [Line(f"mu {about}{significant(amounts['mu'])}"), Line(f"{digits(amounts['mu_sq_pico'])} pico", "dim")]
     if amounts["delta_atto"] != "0":
         lines += [Line(f"delta {significant(amounts['delta'])}"), Line(f"{digits(amounts['delta_atto'])} atto", "dim")]
     return tuple(lines)
 
 
-def brief(amounts: JsonObject | None, is_estimate: bool) -> str:
-    """Return an amount in one line, without its integers."""
+def brief(
+    amounts: JsonObject | None, is_estimate: bool, limit: JsonObject | None = None, *, is_left: bool = False
+) -> str:
+    """Return an amount in one line, without its integers. is_left: rounded down, because it is what is left."""
     if amounts is None:
         return "–"
     about = "≈ " if is_estimate else ""
+    part = part_of(amounts, limit, up=not is_left)
     rest = "" if amounts["delta_atto"] == "0" else f", delta {significant(amounts['delta'])}"
-    return f"mu {about}{significant(amounts['mu'])}{rest}"
+    return f"{about}{part}{', ' if part else ''}mu {about}{significant(amounts['mu'])}{rest}"
 
 
 def budget(given: JsonObject | None) -> str:

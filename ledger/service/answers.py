@@ -265,17 +265,21 @@ def _of_project(decision: Record) -> _OfProject:
     return _OfProject(project=decision["project"]) if "project" in decision else _OfProject()
 
 
-def as_one(longer: AnyMechanism, runs: int, cost: Amount, *, charged: Amount | None = None) -> AsOne:
-    """Return how equal runs are shown as one."""
+def as_one(
+    longer: AnyMechanism, runs: int, cost: Amount, *, rooms: Sequence[portions.Room], charged: Amount | None = None
+) -> AsOne:
+    """Return how equal runs are shown as one. rooms: of the accounts that they charge."""
     name = as_one_run.length_of(longer)
     value = longer.model_dump()[name or "steps"]
     shown = AsOne(
         runs=runs,
         solve_for=name or "steps",
         value=value if isinstance(value, int) else float(value),
+        percent=portions.taken(cost, rooms)["percent"],
         cost=show_amount(cost),
     )
     if charged is not None:
+        shown["percent_charged"] = portions.taken(charged, rooms)["percent"]
         shown["charged"] = show_amount(charged)
     return shown
 
@@ -307,6 +311,10 @@ def refused(
     if epsilon is not None:
         facts["epsilon"] = epsilon
     if as_one is not None:
+        pico, atto = as_one["cost"]["mu_sq_pico"], as_one["cost"]["delta_atto"]
+        if epsilon and pico is not None and atto is not None:  # its cost is that of the one run by itself
+            one = Amount(int(pico), int(atto))
+            as_one = {**as_one, "epsilon": portions.epsilons_of([one], [item["delta"] for item in epsilon])[one]}
         facts["as_one"] = as_one
     return BudgetExceeded(why_refused(binding), **facts, datasets=binding, seq=first["seq"])
 

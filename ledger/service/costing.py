@@ -31,7 +31,7 @@ from ledger.core.people import Actor
 from ledger.core.residual import Residual
 from ledger.core.runs import Excess, Use
 from ledger.errors import InvalidMechanism, InvalidRequest, Overloaded, TooLarge
-from ledger.service import answers, as_one, inverting, sizes
+from ledger.service import answers, as_one, inverting, portions, sizes
 from ledger.service.as_one import Equals
 from ledger.service.aside import Aside
 from ledger.service.catalogue import Resolved
@@ -262,7 +262,8 @@ class Costing:
             cost = await self._certificates.cost(tenant_id, longer, Terms.of(refused), urgency=Urgency.ADVICE)
         except (InvalidRequest, TooLarge, Overloaded):
             return None
-        return answers.as_one(longer, before.runs + 1, cost.amount, charged=before.charged)
+        rooms = [room for entry in decisions for room in portions.rooms_in(entry)]
+        return answers.as_one(longer, before.runs + 1, cost.amount, rooms=rooms, charged=before.charged)
 
     def _equals(self, tenant_id: UUID, refused: Record) -> Equals:
         dataset_id, until = UUID(refused["dataset_id"]), refused["seq"] - 1

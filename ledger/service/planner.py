@@ -37,6 +37,7 @@ from ledger.core.datasets import DEFAULT_COSTING, Account, AccountKey, Adjacency
 from ledger.core.decision.filter import guaranteed, is_residual
 from ledger.core.decision.group import read_sets_of_uses
 from ledger.core.decision.runs import charged_accounts, demand_project_share
+from ledger.core.decision.waiting import waits_for
 from ledger.core.people import Actor
 from ledger.core.runs import Use
 from ledger.service import answers, catalogue, delta_left, portions, sizes
@@ -166,6 +167,11 @@ class _Seen:
         """Return whether the actor may see the numbers of a dataset."""
         return self.is_new or actor.sees(name)
 
+    def waits_for(self, cost: Amount | None) -> list[str]:
+        """Return the datasets whose stewards must approve a run of this cost first, although it fits; none if it does
+        not fit."""
+        return [] if cost is None else waits_for(self.books, self.charged, cost)
+
     @property
     def rooms(self) -> list[Room]:
         """Return the rooms of all of them."""
@@ -250,7 +256,8 @@ class Planner:
         _warn(answer, actor, seen, sizes.facts_of(mechanism, resolved), charge.amount)
         if inverse.as_one is not None:
             one = inverse.as_one
-            answer["as_one"] = answers.as_one(one.mechanism, one.runs, one.amount)
+            answer["as_one"] = answers.as_one(one.mechanism, one.runs, one.amount, rooms=seen.rooms if sees_all else ())
+            answer["as_one"]["waits"] = bool(seen.waits_for(one.amount))
         segments = costed.segments()
         if segments is not None:
             answer["segments"] = answers.show_segments(segments, charge.amount)
@@ -311,8 +318,12 @@ def _answer(actor: Actor, seen: _Seen, charge: _Charge, delta: Decimal | None, i
         for item in bindings(names[id_], accounts, charge.amount, charge.needed)
         if not is_fit
     ]
+    waiting = seen.waits_for(charge.amount if is_fit else None)
+    would_fit = inverse.would_fit
     return Planned(
         fits=is_fit,
+        waits=bool(waiting),
+        waits_for=waiting,
         percent=None,
         percent_of_delta=None,
         epsilon=portions.epsilons_of([cost.amount], seen.deltas)[cost.amount],
@@ -325,8 +336,9 @@ def _answer(actor: Actor, seen: _Seen, charge: _Charge, delta: Decimal | None, i
         delta=None if delta is None else float(delta),
         datasets=datasets,
         binding=binding,
-        would_fit={field: _number(solution.value) for field, solution in inverse.would_fit.items()},
-        solution=_solution(inverse.solution),
+        would_fit={field: _number(solution.value) for field, solution in would_fit.items()},
+        would_wait=[field for field, solution in would_fit.items() if seen.waits_for(solution.amount)],
+        solution=_solution(inverse.solution, seen, charge),
     )
 
 
@@ -400,10 +412,17 @@ def _epsilons(dataset: Dataset, limit: Amount, remaining: Amount, after: Amount 
     ]
 
 
-def _solution(solution: Solution | None) -> SolutionShown | None:
+def _solution(solution: Solution | None, seen: _Seen, charge: _Charge) -> SolutionShown | None:
     if solution is None:
         return None
-    return SolutionShown(solve_for=solution.solve_for, value=_number(solution.value), cost=show_amount(solution.amount))
+    # For `runs`, each waits by itself.
+    of_one = charge.amount if solution.solve_for == "runs" else solution.amount
+    return SolutionShown(
+        solve_for=solution.solve_for,
+        value=_number(solution.value),
+        cost=show_amount(solution.amount),
+        waits=bool(seen.waits_for(of_one)),
+    )
 
 
 def _number(value: int | Decimal) -> int | float:

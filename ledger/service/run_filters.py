@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 from uuid import UUID
 
 from ledger.core.entries import Entry
-from ledger.core.runs import RunStateName
+from ledger.core.runs import RunStateShown
 from ledger.errors import InvalidRequest
 
 LABELS_MAX: Final = 8
@@ -26,7 +26,7 @@ class Filters:
     """
 
     dataset: str | None = None
-    state: RunStateName | None = None
+    state: RunStateShown | None = None
     project: str | None = None
     is_overdue: bool | None = None
     labels: tuple[tuple[str, str | None], ...] = ()
@@ -57,10 +57,13 @@ class Filters:
             return True
         # Texts are all that is read here, so numbers need not be exact: that takes a tenth of the time.
         decision = json.loads(next(entry.body for entry in entries if entry.kind in _DECISIONS))
-        request = decision["request"]
+        return self.holds_request(decision["actor"]["name"], decision["request"])
+
+    def holds_request(self, name: str, request: Mapping[str, Any]) -> bool:
+        """Return whether a request satisfies what rows do not decide. name: of the person who asked."""
         labels, purpose = request.get("labels") or {}, request.get("purpose") or ""
         return (
-            (self.person is None or self.principal is not None or decision["actor"]["name"] == self.person)
+            (self.person is None or self.principal is not None or name == self.person)
             and (self.purpose is None or self.purpose.casefold() in purpose.casefold())
             and (self.mechanism is None or request["mechanism"].get("type") == self.mechanism)
             and all(name in labels and value in (None, labels[name]) for name, value in self.labels)

@@ -21,7 +21,7 @@ from ledger.core.commands import (
     Start,
     Void,
 )
-from ledger.core.datasets import AccountKey
+from ledger.core.datasets import AccountKey, Definition
 from ledger.core.decision.of_run import run_state
 from ledger.core.decision.posting import Repeat
 from ledger.core.entries import Record
@@ -34,7 +34,7 @@ from ledger.errors import (
     NotFound,
     RunState,
 )
-from ledger.service import answers, endings, ids, pages, run_details, waiting
+from ledger.service import answers, endings, ids, pages, run_details, undecided, waiting
 from ledger.service.aside import Aside
 from ledger.service.asking import Asking, parsed, size_of
 from ledger.service.catalogue import Catalogue, find_definition
@@ -304,7 +304,7 @@ class Runs:
             proposal = waiting.find(reading, run_id)
             if proposal is None or not waiting.sees(actor, proposal):
                 return None
-            return waiting.in_full(reading, proposal)
+            return undecided.in_full(reading, actor, proposal)
 
     def _read_shown(self, tenant_id: UUID, run_ids: Sequence[UUID]) -> dict[UUID, tuple[Seen, RunInFull]]:
         """Return those of these runs that there are, as they are shown."""
@@ -352,13 +352,17 @@ class Runs:
         with self._store.reading(actor.tenant_id) as reading:
             if filters.key is not None:
                 return _of_key(reading, actor, filters)
-            sought = _sought(reading, actor, filters)
-            if sought is None:
-                return RunPage(items=[], next=None)
-            found, end = _walk(reading, sought, filters, after=after, limit=limit)
-            seen = described(reading, found)
-        following = None if end is None else pages.cursor_at([end[0], str(end[1])])
-        return RunPage(items=[one.shown for one in seen if _sees(actor, one.entries, one.run)], next=following)
+            within = None if filters.dataset is None else find_definition(reading, actor, filters.dataset)
+            sought = _sought(reading, actor, filters, within)
+            walked, end = ([], None) if sought is None else _walk(reading, sought, filters, after=after, limit=limit)
+            listed = [
+                undecided.Listed(position_of(one.run), one.shown)
+                for one in described(reading, walked)
+                if _sees(actor, one.entries, one.run)
+            ]
+            others, others_end = undecided.page(reading, actor, filters, within=within, after=after, limit=limit)
+        items, end = undecided.merged([*listed, *others], [end, others_end], limit=limit)
+        return RunPage(items=items, next=None if end is None else pages.cursor_at([end[0], str(end[1])]))
 
     # --- look-ups
 
@@ -407,18 +411,20 @@ def _of_key(reading: Reading, actor: Actor, filters: Filters) -> RunPage:
         raise InvalidRequest("key: names one run at most. Leave the other filters out.", field="key")
     found = reading.runs.of_key(actor.principal_id, filters.key or "")
     seen = described(reading, all_entered(reading, [] if found is None else [found]))
+    if not seen:
+        return undecided.of_id(reading, actor, found)
     return RunPage(items=[one.shown for one in seen if _sees(actor, one.entries, one.run)], next=None)
 
 
-def _sought(reading: Reading, actor: Actor, filters: Filters) -> Sought | None:
-    """Return the part of a filter that rows decide; None if no run can satisfy it. Raises NotFound for the dataset."""
+def _sought(reading: Reading, actor: Actor, filters: Filters, within: Definition | None) -> Sought | None:
+    """Return the part of a filter that rows decide; None if no decided run can satisfy it. within: its dataset."""
     now_us = reading.now_us()
     named = filters.principal
     own = None if actor.datasets is None else actor.principal_id
-    if None not in (named, own) and named != own:
+    if (None not in (named, own) and named != own) or filters.state in ("waiting", "expired"):
         return None
     return Sought(
-        dataset_id=None if filters.dataset is None else find_definition(reading, actor, filters.dataset).id,
+        dataset_id=None if within is None else within.id,
         state=filters.state,
         project=filters.project,
         due_before_us=now_us if filters.is_overdue else None,

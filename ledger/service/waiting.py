@@ -12,8 +12,7 @@ from ledger.core.entries import Record
 from ledger.core.people import Actor, Proposal
 from ledger.errors import LedgerError, NotFound, ProposalState, RunState, RunWaits
 from ledger.service import answers
-from ledger.service.run_details import proposal_of_run
-from ledger.service.shapes.runs import RunInFull
+from ledger.service.shapes.runs import RunShown
 from ledger.service.two_people import Answered, answered, proposed, state_of
 from ledger.store import Reading, Store
 
@@ -103,13 +102,11 @@ def _raise_undecided(proposal: Proposal, state: str) -> NoReturn:
     )
 
 
-def in_full(reading: Reading, proposal: Proposal) -> RunInFull:
-    """Return a run that was not decided, as it is shown: all that is known of it is its proposal."""
-    now_us = reading.now_us()
+def shown(proposal: Proposal, now_us: int) -> RunShown:
+    """Return a run that was not decided, as lists of runs show it: all that is known of it is its proposal."""
     facts = proposal.body["request"]
     state = state_of(proposal, now_us=now_us)
-    answer = answered(reading, [proposal]).get(str(proposal.id))
-    whole = RunInFull(
+    whole = RunShown(
         id=str(proposal.id),
         state="waiting" if state == "open" else "expired" if state == "expired" else "refused",
         decision="waiting" if state == "open" else "refused",
@@ -127,9 +124,6 @@ def in_full(reading: Reading, proposal: Proposal) -> RunInFull:
         accountant=facts["accountant"],
         created_at=timestamp(proposal.created_us),
         start_by=None,
-        refused_by=None,
-        refused_by_count=None,
-        proposals=[proposal_of_run(proposal, answer, now_us)],
     )
     if "expected_batch" in facts:
         whole["expected_batch"] = facts["expected_batch"]

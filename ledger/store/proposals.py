@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Final
 from uuid import UUID
 
-from sqlalchemy import insert, not_, select, tuple_, update
+from sqlalchemy import ColumnElement, insert, not_, select, tuple_, update
 
 from ledger.core.books import Books
 from ledger.core.datasets import Parent
@@ -13,7 +15,34 @@ from ledger.core.journal import chain
 from ledger.core.people import Proposal
 from ledger.store.repository import Repository
 from ledger.store.rows import proposal_of
+from ledger.store.runs import Position
+from ledger.store.sizes import PAGE_BYTES_MAX, byte_length, fitting
 from ledger.store.tables import datasets, proposals
+
+SCANNED_MAX: Final = 20_000
+"""How many proposals one page of runs looks at, most of which can be about other changes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SoughtRuns:
+    """A filter of runs that no steward has approved. state: open, expired or refused; None for each of these."""
+
+    state: str | None = None
+    principal_id: UUID | None = None
+    since_us: int | None = None
+    until_us: int | None = None
+
+    def conditions(self, now_us: int) -> list[ColumnElement[bool]]:
+        """Return what rows must satisfy."""
+        conditions = [proposals.c.kind == "run", proposals.c.state != "approved"]
+        if self.state is not None:
+            conditions.append(proposals.c.state == ("open" if self.state == "expired" else self.state))
+        if self.state in ("open", "expired"):
+            is_late = proposals.c.expires_us <= now_us
+            conditions.append(is_late if self.state == "expired" else not_(is_late))
+        if self.principal_id is not None:
+            conditions.append(proposals.c.principal_id == self.principal_id)
+        return conditions
 
 
 class ProposalReader(Repository):
@@ -51,6 +80,34 @@ class ProposalReader(Repository):
             query = query.where(is_late if state == "expired" else not_(is_late))
         newest_first = query.order_by(proposals.c.created_us.desc(), proposals.c.id.desc()).limit(limit)
         return [proposal_of(row) for row in self.connection.execute(newest_first)]
+
+    def undecided(
+        self, sought: SoughtRuns, *, now_us: int, after: Position | None, limit: int
+    ) -> tuple[list[Proposal], Position | None]:
+        """Return runs that no steward has approved, newest first: at most `limit`, and as many as fit in one page. Also
+        return where the search ended, if there may be more: it looks at SCANNED_MAX proposals at most."""
+        parts = (proposals.c.created_us, proposals.c.id)
+        place, types = tuple_(*parts), [part.type for part in parts]
+        along = [proposals.c.tenant_id == self.tenant_id]
+        along += [] if after is None else [place < tuple_(*after, types=types)]
+        along += [] if sought.since_us is None else [parts[0] >= sought.since_us]
+        along += [] if sought.until_us is None else [parts[0] < sought.until_us]
+        newest_first = parts[0].desc(), parts[1].desc()
+        walk = select(*parts).where(*along).order_by(*newest_first).offset(SCANNED_MAX - 1).limit(1)
+        row = self.connection.execute(walk).one_or_none()
+        end = None if row is None else (row[0], row[1])
+        if end is not None:
+            along.append(place >= tuple_(*end, types=types))
+        size = byte_length(self.connection, proposals.c.body)
+        query = select(*parts, size.label("size")).where(*along, *sought.conditions(now_us))
+        rows = self.connection.execute(query.order_by(*newest_first).limit(limit + 1)).all()
+        kept = list(fitting(((row.id, row.size) for row in rows[:limit]), PAGE_BYTES_MAX))
+        if len(kept) < len(rows):
+            last = rows[len(kept) - 1]
+            end = (last.created_us, last.id)
+        mine = (proposals.c.tenant_id == self.tenant_id, proposals.c.id.in_(kept))
+        bodies = self.connection.execute(select(proposals).where(*mine).order_by(*newest_first)) if kept else ()
+        return [proposal_of(row) for row in bodies], end
 
     def still_open(self, ids: Collection[UUID]) -> list[tuple[Proposal, Parent]]:
         """Return those of these proposals that are open, each with its dataset."""

@@ -7,13 +7,14 @@ import random
 from collections.abc import Callable
 from decimal import Decimal
 from fractions import Fraction
+from statistics import NormalDist
 from typing import Any
 
 import mpmath as mp
 import pytest
 from pydantic import ValidationError
 
-from ledger.accounting.budgets import Budget, EpsilonBudget, MuBudget, limit_of, report_deltas
+from ledger.accounting.budgets import Budget, EpsilonBudget, MuBudget, epsilon_judged, limit_of, report_deltas
 from ledger.core.amounts import Amount
 from ledger.core.datasets import Bound
 from ledger.errors import InvalidRequest
@@ -244,3 +245,34 @@ def test_where_epsilon_is_shown() -> None:
     """Goal: at the budget's own delta, else at two customary ones. Method: both forms."""
     assert report_deltas({"epsilon": 3, "at_delta": Decimal("1e-7")}) == [1e-7]
     assert report_deltas({"mu": 1}) == [1e-5, 1e-6]
+
+
+def test_a_large_delta_hides_no_large_mu() -> None:
+    """Goal: whatever delta a budget declares, an attacker who is wrong about 1 of 1,000 finds at most as many as under
+    epsilon 20 at 1e-5 without a steward's statement, and what the delta of the limit gives. Method: budgets over the
+    whole range, with the rates of Gaussians by the standard library."""
+
+    def rate(mu_sq_pico: int, delta: float) -> float:
+        normal = NormalDist()
+        found = normal.cdf(normal.inv_cdf(0.001 / (1 - delta)) + math.sqrt(mu_sq_pico / 1e12))
+        return found * (1 - delta) + delta
+
+    budget = EpsilonBudget(epsilon=Decimal(20), at_delta=Decimal("1e-5"), slack=Decimal(0))
+    most = rate(limit_of(budget, bound="certified").mu_sq_pico, 0.01)
+    accepted, judged = 0, 0
+    for epsilon in ("0.1", "1", "5", "10", "15", "20", "30"):
+        for at_delta in ("1e-9", "1e-5", "1.01e-5", "1e-4", "1e-3", "0.01", "0.1", "0.3", "0.5"):
+            for slack in ("0", "0.1", "0.9"):
+                declared = EpsilonBudget(epsilon=Decimal(epsilon), at_delta=Decimal(at_delta), slack=Decimal(slack))
+                try:
+                    limit = limit_of(declared, bound="certified")
+                except InvalidRequest:
+                    continue
+                judged += 1
+                if not epsilon_judged(declared.model_dump(exclude_none=True), limit).is_weak:
+                    accepted += 1
+                    assert rate(limit.mu_sq_pico, limit.delta_atto / 1e18) <= most * 1.001, declared
+    assert 0 < accepted < judged
+    usual = EpsilonBudget(epsilon=Decimal(20), at_delta=Decimal("1e-5"), slack=Decimal(0))
+    shown = epsilon_judged(usual.model_dump(exclude_none=True), limit_of(usual, bound="certified"))
+    assert (shown.is_weak, shown.at_delta) == (False, 1e-5)

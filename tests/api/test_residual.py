@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from decimal import Decimal
+from fractions import Fraction
 from typing import Any
 from uuid import UUID
 
@@ -12,7 +14,7 @@ import httpx
 import pytest
 from sqlalchemy import update
 
-from ledger.accounting import costs, mechanisms
+from ledger.accounting import costs, gdp, mechanisms
 from ledger.accounting.terms import Terms
 from ledger.alerting.least import LeastLimits
 from ledger.cli import recomputing, show
@@ -153,6 +155,16 @@ def test_a_plan_is_what_asking_comes_to(ledger: Ledger) -> None:
     assert int(one["cost"]["mu_sq_pico"]) < int(one["charged"]["mu_sq_pico"])
     error = of_response(httpx.Response(409, content=answers[-1].content), url="")
     assert f"{most} equal runs before it" in str(error)
+    limit = int(ok(ledger.get("/v1/datasets/rounds"))["balance"]["limit"]["mu_sq_pico"])
+    for part, name in (("percent", "cost"), ("percent_charged", "charged")):
+        exact = Fraction(100 * int(one[name]["mu_sq_pico"]), limit)
+        assert exact <= Fraction(one[part]) <= exact * Fraction(1001, 1000)
+        assert f"{one[part]:.4g} % of the budget, mu" in str(error)
+    assert [shown["delta"] for shown in one["epsilon"]] == [1e-5]
+    exact_cost = int(one["cost"]["mu_sq_pico"]), int(one["cost"]["delta_atto"])
+    alone_at = gdp.epsilon(mu=math.sqrt(exact_cost[0]) / 1e6, delta=exact_cost[1] / 1e18, at_delta=1e-5)
+    assert one["epsilon"][0]["value"] == pytest.approx(alone_at, rel=1e-4)
+    assert planned["as_one"]["percent"] < 100
 
 
 @pytest.mark.parametrize("delta", [None, 1e-8])

@@ -32,6 +32,11 @@ def _body(budget: dict[str, Any], name: str = "data", **more: Any) -> dict[str, 
         ({"mu": 3.5, "delta": 1e-6}, ("at delta 1e-05", "1 of 1,000")),
         # Above the budget's own delta, since no epsilon holds below it.
         ({"mu": 5, "delta": 1e-4}, ("at delta 0.001",)),
+        # A small epsilon at a large delta hides a large mu, and a large delta is weak by itself.
+        ({"epsilon": 15, "at_delta": 0.3, "slack": 0}, ("at delta 1e-05", "1 of 1,000")),
+        ({"epsilon": 1, "at_delta": 0.45}, ("no finite epsilon at delta 1e-05",)),
+        ({"mu": 1, "delta": 0.0101}, ("no finite epsilon at delta 1e-05",)),
+        ({"mu": 4, "delta": 0.01}, ("no finite epsilon at delta 1e-05",)),
     ],
 )
 def test_weak_protection_must_be_accepted(ledger: Ledger, budget: dict[str, Any], words: tuple[str, ...]) -> None:
@@ -47,6 +52,7 @@ def test_weak_protection_must_be_accepted(ledger: Ledger, budget: dict[str, Any]
     made = ok(ledger.post("/v1/datasets", _body(budget, **WEAK)))
     limit = made["balance"]["limit"]
     found = NormalDist().cdf(NormalDist().inv_cdf(0.001 / (1 - limit["delta"])) + limit["mu"])
+    found = found * (1 - limit["delta"]) + limit["delta"]
     stated = re.search(r"find up to ([0-9.]+) %", detail)
     assert stated is not None
     assert float(stated[1]) == pytest.approx(100 * found, rel=5e-3)

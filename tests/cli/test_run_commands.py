@@ -30,6 +30,11 @@ def test_one_run_as_it_is_shown(terminal: Terminal) -> None:
     assert f"privacy-ledger start {asked}" in held.out
     assert terminal(f"start {asked[:13]}").status == 0
     assert f"privacy-ledger receipt show {asked}" in terminal(f"run show {asked}").out
+    received = terminal(f"receipt show {asked}")
+    assert re.search(
+        r"cost +4 % of the budget *\n +epsilon 0\.7\d+ at delta 1e-05, of this run by itself *\n +mu 0\.2", received.err
+    )
+    assert received.out.count("\n") == 1
     assert terminal(f"settle {asked[:9]} --evidence '{{}}'").status == 0
     settled = terminal(f"run show {asked[:8]}").out
     assert re.search(r"charged +4 % of the budget, mu 0\.2", settled)
@@ -211,3 +216,57 @@ def test_tables_never_cut_a_number() -> None:
     whole = _printed(TABLE, 70, is_terminal=False)
     assert ID in whole, "what a program reads keeps its ids"
     assert "12.5" in whole
+
+
+def test_a_plan_prints_that_a_run_would_wait(terminal: Terminal) -> None:
+    """Goal: `plan` says "waits", not "fits", of a run that a steward must approve; of what would fit and of a solution
+    too."""
+    terminal("dataset create counts --mu 1 --delta 1e-6")
+    assert terminal("dataset fair-use counts --waits-above 3 --reason 'large ones wait'").status == 0
+    planned = terminal(f"plan counts {RELEASE}")
+    assert planned.status == 0
+    assert re.match(r"waits for a steward +counts\nIt fits, but asks for more of counts than one run may", planned.out)
+    assert terminal("plan counts --type gaussian --noise-multiplier 6").out.startswith("fits  counts")
+    solved = terminal(f"plan counts {RELEASE} --solve-for noise-multiplier").out
+    assert re.search(r"noise_multiplier: at least [0-9.]+, which waits for a steward", solved)
+    refused = terminal("plan counts --type gaussian --noise-multiplier 0.5")
+    assert "With the change of noise multiplier it would still wait for a steward." in refused.out
+
+
+@pytest.mark.parametrize(
+    ("declared", "solve_for"),
+    [
+        ("--type gaussian", "--noise-multiplier"),
+        ("--type laplace --count 2", "--noise-multiplier"),
+        ("--type zcdp", "--rho"),
+        ("--type pure_dp", "--mechanism-epsilon"),
+        ("--type gdp --evidence 'Theorem 3'", "--mechanism-mu"),
+        ("--sample-rate 0.01 --steps 100", "--noise-multiplier"),
+        ("--noise-multiplier 1 --dataset-size 60000 --batch-size 600", "--epochs"),
+        ("--noise-multiplier 1 --steps 100", "--sample-rate"),
+    ],
+)
+def test_what_is_solved_for_can_be_left_out(terminal: Terminal, declared: str, solve_for: str) -> None:
+    """Goal: no first guess is needed, and the plan is that of the value found, which an approval then accepts.
+    Method: a parameter of each kind; the same search with a guess; a request with the value."""
+    terminal("dataset create counts --mu 1 --delta 1e-6 --bound clt --size 60000")
+    name = solve_for.removeprefix("--")
+    found = terminal(f"plan counts {declared} --solve-for {name} --json").json
+    value = found["solution"]["value"]
+    assert found["fits"]
+    assert found["cost"] == found["solution"]["cost"]
+    guess = {"--epochs": 2, "--sample-rate": 0.02}.get(solve_for, 0.5)
+    guessed = terminal(f"plan counts {declared} {solve_for} {guess} --solve-for {name} --json").json
+    assert guessed["solution"] == found["solution"], guessed
+    shown = terminal(f"plan counts {declared} --solve-for {name}")
+    assert (shown.status, shown.out.startswith("fits  counts")) == (0, True)
+    assert f"{solve_for} {value}" in shown.out.replace("  ", " ")
+    assert terminal(f"request counts {declared} {solve_for} {value} --json").json["cost"] == found["cost"]
+
+
+def test_nothing_fits_in_nothing(terminal: Terminal) -> None:
+    """Goal: if no value fits, `plan` says so of the parameter that was left out, and shows no cost of its own guess."""
+    terminal("dataset create counts --mu 1 --delta 1e-6")
+    assert terminal("request counts --type gaussian --noise-multiplier 1").status == 0
+    planned = terminal("plan counts --type zcdp --solve-for rho")
+    assert (planned.status, planned.out) == (1, "does not fit  counts: no value of rho fits in what is left\n")

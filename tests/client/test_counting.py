@@ -223,6 +223,9 @@ def test_a_dry_run_approves_nothing(ledger: Ledger, client: Client) -> None:
         assert caught.value.plan["fits"] == ("It fits" in said)
         assert "<table>" in caught.value._repr_html_()
     assert kinds(ledger) == ["dataset-registered"]
+    client.set_fair_use("mnist", waits_above_percent=1, reason="large ones wait")
+    with pytest.raises(DryRun, match="It would wait until a steward approves it: it asks for much of mnist"):
+        client.run(datasets=["mnist"], mechanism=Gaussian(noise_multiplier=2), dry_run=True).__enter__()
 
 
 def test_notebooks_show_tables(ledger: Ledger, client: Client) -> None:

@@ -11,6 +11,7 @@ import itertools
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from decimal import ROUND_CEILING, Decimal
 from html.parser import HTMLParser
 from importlib import resources
 from pathlib import Path
@@ -429,8 +430,16 @@ def numbers_of(found: dict[str, Any]) -> list[str]:
     shown = [found["verdict"]["sentence"], found["about"]["tenant"]["name"]]
     for item in found["accounts"]:
         shown += [f"{int(item[part]['mu_sq_pico']):,}" for part in ("limit", "spent", "held", "left")]
+    limits = {}
     for item in found["datasets"]:
         shown += [significant(each["spent"], up=True) for each in item["epsilon"]]
+        if item["balance"] is not None:
+            limits[item["name"]] = int(item["balance"]["limit"]["mu_sq_pico"])
+    for item in [*found["runs"], *found["overruns"], *found["overdue"]]:
+        if limits.get(item["dataset"]):
+            part = 100 * Decimal(item["cost"]["mu_sq_pico"]) / limits[item["dataset"]]
+            rounded = part.quantize(Decimal(1).scaleb(part.adjusted() - 3), ROUND_CEILING)  # four digits
+            shown.append(f"{rounded.normalize():f} % of the limit")
     for run in found["runs"]:
         shown += [run["run"], run["hash"], run["method"], significant(run["cost"]["mu"])]
         shown += list((run["code"] or {}).values())

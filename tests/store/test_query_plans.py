@@ -19,7 +19,7 @@ import pytest
 from sqlalchemy import Engine, event
 
 from ledger.settings import Settings
-from ledger.store import runs
+from ledger.store import proposals, runs
 from tests.kit import databases as kit
 from tests.kit.accountant import DPSGD
 from tests.kit.databases import Databases
@@ -70,12 +70,20 @@ def _everything(admin: Ledger, name: str) -> None:
     ok(admin.ask(datasets=[name], key=f"{name}-started"))
     voided = ok(admin.ask(datasets=[name], key=f"{name}-voided"))["id"]
     ok(admin.post(f"/v1/runs/{voided}/void", REASON))
+    ok(admin.post("/v1/datasets", {**MNIST, "name": f"{name}.waits"}))
+    ok(admin.put(f"/v1/datasets/{name}.waits/fair-use", {"waits_above_percent": 1, **REASON}))
+    for answer in ("refuse", "approve", None):
+        waiting = admin.ask(datasets=[f"{name}.waits"], key=f"{name}-waits-{answer}").json()["run"]
+        ok(admin.get(f"/v1/runs/{waiting}"))
+        if answer is not None:
+            ok(admin.as_("steward").post(f"/v1/proposals/{waiting}/{answer}", REASON))
     limited = admin.as_("requester", datasets=[name])
     for path in (
         *("/v1/datasets", f"/v1/datasets/{name}", f"/v1/datasets/{name}.parts"),
         *(f"/v1/datasets/{name}.parts/partitions", f"/v1/datasets/{name}/report"),
         *(f"/v1/datasets/{name}/proof?seq=3", "/v1/projects/planning/report", "/v1/entries", "/v1/alerting"),
         *(f"/v1/runs/{run}", "/v1/runs", f"/v1/runs?dataset={name}", "/v1/proposals"),
+        *("/v1/runs?state=waiting", f"/v1/runs?state=expired&dataset={name}.waits", f"/v1/runs?key={name}-waits-None"),
         *(
             "/v1/runs?project=planning",
             "/v1/runs?overdue=true",
@@ -208,6 +216,7 @@ def test_no_statement_reads_more_the_longer_a_journal_is(
     databases: Databases, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every statement of every call goes by more than the tenant, or ends with its page."""
+    monkeypatch.setattr(proposals, "SCANNED_MAX", 50)
     monkeypatch.setattr(runs, "SCANNED_MAX", 50)  # so that a filter's search ends before the runs do
     with ExitStack() as stack:
         settings = stack.enter_context(databases.templates.clone(databases.kind, tmp_path))

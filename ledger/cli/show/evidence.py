@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ledger.cli.show.console import ACCOUNTS_SHOWN_MAX, counted, err, in_one_line, new_grid, new_table, number, out
+from ledger.cli.show.runs import cost
 from ledger.core.amounts import Amount
 from ledger.core.datasets import Account, AccountKey
 from ledger.errors import JournalBroken, LedgerError
@@ -73,9 +74,13 @@ def rejected(error: LedgerError) -> None:
     err.print(Text.assemble(("not good", "bold red"), f"  {in_one_line(error.detail)}"))
 
 
-def received(answer: ReceiptShown) -> None:
-    """Print a receipt from the server."""
+def received(answer: ReceiptShown, *, about: Any = None) -> None:
+    """Print a receipt from the server. about: its run, whose cost is printed too."""
     err.print(Text.assemble((answer["state"], "bold"), f"  run {answer['run']}"))
+    if about is not None:
+        grid = new_grid()
+        cost(grid, about)
+        err.print(grid)
     if answer["state"] == "held":
         err.print(
             f"A job must not begin with it: the run is not started. Start it: privacy-ledger start {answer['run']}"

@@ -50,6 +50,7 @@ if TYPE_CHECKING:
 
 _OF_NOISE: Final = ("noise_multiplier", "noise_scale")
 """The parameters of which more costs less."""
+_WAITS: Final = ", which waits for a steward"
 
 
 def approved(answer: RunApproved, declared: Mapping[str, Any] | None = None) -> None:
@@ -140,8 +141,11 @@ def planned(
     """Print whether a run would fit, and otherwise what would fit, as a command to paste. declared: its mechanism."""
     datasets = answer["datasets"]
     stopped = [f", {dataset['name']} is {dataset['state']}" for dataset in datasets if dataset["state"] != "active"]
-    verdict = Text("fits", style="bold green") if answer["fits"] else Text("does not fit", style="bold red")
-    out.print(Text.assemble(verdict, f"  {', '.join(dataset['name'] for dataset in datasets)}{''.join(stopped)}"))
+    names = ", ".join(dataset["name"] for dataset in datasets)
+    out.print(Text.assemble(_verdict(answer), f"  {names}{''.join(stopped)}"))
+    if answer["waits"]:
+        asks = f"It fits, but asks for more of {', '.join(answer['waits_for'])} than one run may have"
+        out.print(f"{asks} before a steward approves it.")
     grid = new_grid()
     cost(grid, answer)
     _segments(grid, answer.get("segments"))
@@ -163,10 +167,30 @@ def planned(
         _solved(answer["solution"], solve_for, suggest)
         one = answer.get("as_one")
         if one is not None:
-            out.print(f"as one run: {one['runs']:,} of them, with {one['solve_for']} {one['value']}")
+            waits = _WAITS if one.get("waits") else ""
+            part = of_budget(one.get("percent"), None, "the budget")
+            which = (
+                f"with {one['solve_for']} {one['value']}, for {f'{part}, ' if part else ''}mu {up(one['cost']['mu'])}"
+            )
+            out.print(f"as one run: {one['runs']:,} of them, {which}{waits}")
             out.print(f"    {suggest(one['solve_for'], one['value'])}")
     elif not answer["fits"]:
         _fitting(out, answer["would_fit"], suggest)
+        if answer["would_wait"]:
+            options = ", ".join(name.replace("_", " ") for name in answer["would_wait"])
+            out.print(f"With the change of {options} it would still wait for a steward.")
+
+
+def unsolvable(answer: Planned, *, solve_for: str) -> None:
+    """Print that no value of a parameter fits, which the command left out."""
+    names = ", ".join(dataset["name"] for dataset in answer["datasets"])
+    out.print(Text.assemble(("does not fit", "bold red"), f"  {names}: no value of {solve_for} fits in what is left"))
+
+
+def _verdict(answer: Planned) -> Text:
+    if not answer["fits"]:
+        return Text("does not fit", style="bold red")
+    return Text("waits for a steward", style="bold yellow") if answer["waits"] else Text("fits", style="bold green")
 
 
 def _left(grid: Table, label: str, name: Literal["remaining", "after"], datasets: Sequence[PlannedOn]) -> None:
@@ -188,13 +212,14 @@ def _left(grid: Table, label: str, name: Literal["remaining", "after"], datasets
 
 
 def _solved(solution: Solution | None, solve_for: str, suggest: Callable[[str, Any], str]) -> None:
+    waits = _WAITS if solution is not None and solution["waits"] else ""
     if solution is None:
         out.print(f"{solve_for}: no value fits")
     elif solution["solve_for"] == "runs":
-        out.print(f"runs: at most {solution['value']:,} exactly like this one")
+        out.print(f"runs: at most {solution['value']:,} exactly like this one{waits}")
     else:
         name = solution["solve_for"]
-        out.print(f"{name}: at {'least' if name in _OF_NOISE else 'most'} {solution['value']}")
+        out.print(f"{name}: at {'least' if name in _OF_NOISE else 'most'} {solution['value']}{waits}")
         out.print(f"    {suggest(name, solution['value'])}")
 
 
@@ -217,9 +242,13 @@ def refused(error: BudgetExceeded, *, suggest: Callable[[str, Any], str]) -> Non
         err.print(Text.assemble(("warning", "bold yellow"), f": {text}"))
     one = facts.get("as_one")
     if one is not None:
+        before = of_budget(one.get("percent_charged"), None, "the budget")
+        parts = [of_budget(one.get("percent"), None, "the budget"), epsilons(one.get("epsilon", ()))]
+        whole = ", ".join(filter(None, [*parts, f"mu {number(one['cost']['mu'])}"]))
         err.print(
-            f"{one['runs'] - 1} equal runs before it were charged mu {number(one['charged']['mu'])}. With it, as one"
-            f" run with {one['solve_for']} {one['value']}: mu {number(one['cost']['mu'])} by itself."
+            f"{one['runs'] - 1} equal runs before it were charged {f'{before}, ' if before else ''}mu"
+            f" {number(one['charged']['mu'])}. With it, as one run with {one['solve_for']} {one['value']}: {whole} by"
+            " itself."
         )
 
 

@@ -13,8 +13,10 @@ from ledger.report.phrases import (
     amount,
     brief,
     digits,
+    limits_of,
     moment,
     names,
+    part_of,
     short,
     significant,
     who,
@@ -57,13 +59,15 @@ def runs(view: View) -> Iterator[Block]:
         "entry. A receipt names these hashes."
     )
     titles = (Column("Decision", 2.8), Column("Who and why", 2.3), Column("Mechanism", 2.2), Column("Cost", 2.3))
+    limits = limits_of(view.document["datasets"])
     for dataset in dict.fromkeys(item["dataset"] for item in items):
-        mine = tuple(_run(item) for item in items if item["dataset"] == dataset)
+        limit = limits.get(dataset)
+        mine = tuple(_run(item, limit) for item in items if item["dataset"] == dataset)
         yield Table(f"Runs on {dataset}, in the order of their decisions", titles, mine)
 
 
-def _run(item: JsonObject) -> tuple[Cell, ...]:
-    return (tuple(_decision(item)), tuple(_why(item)), tuple(_mechanism(item)), tuple(_cost(item)))
+def _run(item: JsonObject, limit: JsonObject | None) -> tuple[Cell, ...]:
+    return (tuple(_decision(item)), tuple(_why(item)), tuple(_mechanism(item)), tuple(_cost(item, limit)))
 
 
 def _decision(item: JsonObject) -> Iterator[Line]:
@@ -148,21 +152,22 @@ def _models(item: JsonObject) -> Iterator[Line]:
         yield Line(f"and {more:,} more files; the JSON has all of them")
 
 
-def _cost(item: JsonObject) -> Iterator[Line]:
+def _cost(item: JsonObject, limit: JsonObject | None) -> Iterator[Line]:
+    """Yield what a run cost, in percent of the dataset's limit now, and in the units of the ledger."""
     estimate = item["is_estimate"]
     if estimate:
         yield Line("estimates", "strong")
     for name in ("cost", "charged", "returned"):
         if item[name] is not None:
-            yield Line(f"{name}: {brief(item[name], estimate)}")
+            yield Line(f"{name}: {brief(item[name], estimate, limit)}")
             yield Line(f"{digits(item[name]['mu_sq_pico'])} pico", "dim")
             if item[name]["delta_atto"] != "0":
                 yield Line(f"{digits(item[name]['delta_atto'])} atto", "dim")
     if item["overrun"] is not None:
         yield Line(f"overrun: {beyond(item['overrun'])}", "strong")
-    yield Line(f"left after it: {brief(item['left_after_decision'], estimate)}")
+    yield Line(f"left after it: {brief(item['left_after_decision'], estimate, limit, is_left=True)}")
     if item["left_at_end"] is not None:
-        yield Line(f"left at its end: {brief(item['left_at_end'], estimate)}")
+        yield Line(f"left at its end: {brief(item['left_at_end'], estimate, limit, is_left=True)}")
 
 
 def position(item: JsonObject) -> Cell:
@@ -191,11 +196,12 @@ def listed(
 
 def refusals(view: View) -> Iterator[Block]:
     """Yield the refused runs."""
+    limits = limits_of(view.document["datasets"])
     rows = (
         (
             position(item),
             who(item["by"]),
-            amount(item["asked"], item["is_estimate"]),
+            amount(item["asked"], item["is_estimate"], limits.get(item["dataset"])),
             tuple(_bound_by(item)),
         )
         for item in view.document["refusals"]
@@ -214,20 +220,22 @@ def _bound_by(item: JsonObject) -> Iterator[Line]:
         about = "≈ " if item["is_estimate"] and binding["quantity"] == "mu" else ""
         quantity = binding["quantity"]
         left, limit = (significant(binding[name][quantity]) for name in ("left", "limit"))
+        part = part_of(binding["left"], binding["limit"], up=False) if quantity == "mu" else ""
         yield Line(account_name(binding["account"]), "strong")
-        yield Line(f"{quantity}: {about}{left} left of {limit}")
+        yield Line(f"{f'{part} left; ' if part else ''}{quantity}: {about}{left} left of {limit}")
     if item["binding_elsewhere"]:
         yield Line(f"it did not fit in {names(item['binding_elsewhere'])} either")
 
 
 def overruns(view: View) -> Iterator[Block]:
     """Yield the runs that executed more than was approved."""
+    limits = limits_of(view.document["datasets"])
     rows = (
         (
             position(item),
             who(item["by"]),
             line(f"{beyond(item)}; the plan had {item['planned_steps'] or 0:,}"),
-            (*amount(item["cost"], item["is_estimate"]), Line(item["method"], "dim")),
+            (*amount(item["cost"], item["is_estimate"], limits.get(item["dataset"])), Line(item["method"], "dim")),
             line("it fit in what was left" if item["fits"] else f"it did not fit, and froze {names(item['frozen'])}"),
         )
         for item in view.document["overruns"]
@@ -288,6 +296,7 @@ def _outcome(item: JsonObject) -> str:
 
 def overdue(view: View) -> Iterator[Block]:
     """Yield the runs that should have been started or settled."""
+    limits = limits_of(view.document["datasets"])
     rows = (
         (
             position(item),
@@ -295,7 +304,7 @@ def overdue(view: View) -> Iterator[Block]:
             line(
                 f"{item['state']}; {'start' if item['state'] == 'held' else 'settle'} was due by {moment(item['due'])}"
             ),
-            amount(item["cost"], item["is_estimate"]),
+            amount(item["cost"], item["is_estimate"], limits.get(item["dataset"])),
         )
         for item in view.document["overdue"]
     )

@@ -80,6 +80,7 @@ class Solution(TypedDict):
     solve_for: str
     value: int | float
     cost: Annotated[AmountShown, Field(description="The charge for this value; for all `runs` together.")]
+    waits: Annotated[bool, Field(description="A run of this value, or each of `runs`, would wait for a steward.")]
 
 
 class AtMost(TypedDict):
@@ -89,6 +90,10 @@ class AtMost(TypedDict):
 
 class Planned(TypedDict):
     fits: bool
+    waits: Annotated[
+        bool, Field(description="It fits, but asks for so much of a limit that it would wait for a steward first.")
+    ]
+    waits_for: Annotated[list[str], Field(description="The datasets whose stewards it would wait for.")]
     percent: NotRequired[Percent]
     percent_of_delta: NotRequired[PercentOfDelta]
     epsilon: NotRequired[EpsilonAlone]
@@ -109,6 +114,9 @@ class Planned(TypedDict):
     ]
     would_fit: Annotated[
         dict[str, float], Field(description="Each value alone would make the run fit; empty if it fits already.")
+    ]
+    would_wait: Annotated[
+        list[str], Field(description="Those of `would_fit` with which the run would still wait for a steward.")
     ]
     solution: Annotated[
         Solution | None, Field(description="For `solve_for`; null if no value fits, or nothing was asked.")

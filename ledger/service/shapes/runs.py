@@ -11,7 +11,7 @@ from typing_extensions import TypedDict
 from ledger.core.amounts import Quantity
 from ledger.core.datasets import Adjacency, Bound
 from ledger.core.people import ProposalKind
-from ledger.core.runs import RunStateName
+from ledger.core.runs import RunStateName, RunStateShown
 from ledger.service.shapes.common import (
     AmountShown,
     EpsilonAlone,
@@ -171,10 +171,16 @@ class AsOne(TypedDict):
     runs: Annotated[int, Field(description="How many runs it stands for.")]
     solve_for: Annotated[str, Field(description="The parameter that makes it as long: steps or epochs.")]
     value: int | float
+    percent: NotRequired[Percent]
+    percent_charged: NotRequired[
+        Annotated[float | None, Field(description="What the runs before were charged, in percent of the least budget.")]
+    ]
+    epsilon: NotRequired[EpsilonAlone]
     cost: Annotated[
         AmountShown, Field(description="What that one run costs by itself; in a plan, what it would cost now.")
     ]
     charged: NotRequired[Annotated[AmountShown, Field(description="What the runs before were charged one by one.")]]
+    waits: NotRequired[Annotated[bool, Field(description="In a plan: that one run would wait for a steward.")]]
 
 
 class Overdrawn(TypedDict):
@@ -347,7 +353,7 @@ class SecondedShown(TypedDict):
 class RunShown(TypedDict):
     id: Id
     state: Annotated[
-        RunStateName | Literal["waiting", "expired"],
+        RunStateShown,
         Field(description="waiting: for a steward. expired: no steward approved it in time."),
     ]
     decision: Literal["approved", "refused", "waiting"]
