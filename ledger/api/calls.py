@@ -97,7 +97,7 @@ async def _ask(asked: _Asked) -> Response:
 
 async def _ask_all(asked: _Asked) -> Response:
     body = _body(asked)
-    return await runs.ask_for_all(asked.served, asked.caller, body.sent["runs"], is_atomic=body.model.atomic)
+    return await runs.ask_for_all(asked.served, asked.caller, body.sent["runs"], body.model)
 
 
 async def _start(asked: _Asked) -> Response:

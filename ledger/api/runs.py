@@ -145,7 +145,14 @@ _BATCHES: Final[dict[str, Any]] = {
             ],
             "atomic": True,
         },
-    }
+    },
+    "many": {
+        "summary": "As many trials as fit, in this order",
+        "value": {
+            "runs": [{**_EXAMPLES["release"]["value"], "idempotency_key": f"trial-{number}"} for number in range(3, 6)],
+            "as_many_as_fit": True,
+        },
+    },
 }
 
 
@@ -201,18 +208,20 @@ async def ask_for(
 async def ask_batch(
     body: Annotated[NewBatch, Body(openapi_examples=_BATCHES)], caller: Requester, request: Request
 ) -> Response:
-    """Ask for up to 1000 runs at once: each on its own, or all or none."""
-    return await ask_for_all(served(request), caller, sent(request)["runs"], is_atomic=body.atomic)
+    """Ask for up to 1000 runs at once: each on its own, all or none, or as many as fit together."""
+    return await ask_for_all(served(request), caller, sent(request)["runs"], body)
 
 
-async def ask_for_all(served: Served, caller: Actor, runs: list[dict[str, Any]], *, is_atomic: bool) -> Response:
-    """Return the answer to a request for many runs."""
+async def ask_for_all(served: Served, caller: Actor, runs: list[dict[str, Any]], batch: NewBatch) -> Response:
+    """Return the answer to a request for many runs. runs: as they were sent."""
     items = await aside(served, caller, partial(_items, runs), size=None)
-    if is_atomic:
+    if batch.atomic or batch.as_many_as_fit:
         for item in items:
             if isinstance(item, LedgerError):
                 raise item
-    answers, is_refused = await served.services.runs.asking.ask_batch(caller, items, is_atomic=is_atomic)
+    answers, is_refused = await served.services.runs.asking.ask_batch(
+        caller, items, is_atomic=batch.atomic, takes_most=batch.as_many_as_fit
+    )
     if not is_refused:
         observe.decided(served.metrics, [answer for answer in answers if isinstance(answer, Answer)])
     return await aside(served, caller, partial(_batched, answers, is_refused=is_refused), size=None)
@@ -220,7 +229,10 @@ async def ask_for_all(served: Served, caller: Actor, runs: list[dict[str, Any]],
 
 def _batched(answers: list[Answer | LedgerError], *, is_refused: bool) -> Response:
     results = [_result(answer) for answer in answers]
-    return of_error(BatchRefused(results=results)) if is_refused else Json(Batched(results=results))
+    if not is_refused:
+        return Json(Batched(results=results, approved=sum(result["status"] == 201 for result in results)))
+    counts = {answer.facts["fitting"] for answer in answers if isinstance(answer, BatchRefused) and answer.facts}
+    return of_error(BatchRefused(results=results, fitting=max(counts, default=0)))
 
 
 def _items(runs: list[dict[str, Any]]) -> list[Item | LedgerError]:

@@ -113,8 +113,11 @@ def plan(
     segments: Segments = None,
     runs_file: Annotated[
         str | None,
-        typer.Option("--runs", help="Plan up to 100 runs at once, from a file as for `batch`; - for standard input."),
+        typer.Option("--runs", help="Plan up to 1000 runs at once, from a file as for `batch`; - for standard input."),
     ] = None,
+    as_many_as_fit: Annotated[
+        bool, typer.Option("--as-many-as-fit", help="With --runs: plan them as `batch --as-many-as-fit` approves them.")
+    ] = False,
     size_differs: SizeDiffers = None,
     budget_epsilon: Annotated[
         Decimal | None, number_option("Instead of a dataset: the epsilon of a new budget, at --at-delta.", "--epsilon")
@@ -136,7 +139,7 @@ def plan(
 ) -> None:
     """Check whether a run would fit now, and what would fit. Nothing is recorded. Exit status 1 if it does not fit."""
     if runs_file is not None:
-        _plan_runs(runs_file, as_json)
+        _plan_runs(runs_file, as_many_as_fit, as_json)
         return
     budget = budget_or_none(budget_epsilon, at_delta, slack, budget_mu, budget_delta)
     if not datasets and budget is None:
@@ -176,11 +179,11 @@ def plan(
         sys.exit(1)
 
 
-def _plan_runs(file: str, as_json: bool) -> None:
-    """Plan the runs in a file, one after another. Exit status 1 if one does not fit."""
+def _plan_runs(file: str, as_many_as_fit: bool, as_json: bool) -> None:
+    """Plan the runs in a file, one after another or as a batch. Exit status 1 if one does not fit."""
     asked = [{name: value for name, value in run.items() if name != "idempotency_key"} for run in _run_requests(file)]
     with server() as ledger:
-        answer = ledger.plan_runs(asked)
+        answer = ledger.plan_runs(asked, as_many_as_fit=as_many_as_fit)
     print_answer(answer, as_json, functools.partial(show.planned.runs, asked))
     if answer["fitting"] < len(asked):
         sys.exit(1)
@@ -191,21 +194,25 @@ def batch(
         str, typer.Argument(help="A file with a JSON array of run requests, or one per line; - for standard input.")
     ],
     atomic: Annotated[bool, typer.Option("--atomic", help="Approve all of them, or record nothing.")] = False,
+    as_many_as_fit: Annotated[
+        bool,
+        typer.Option("--as-many-as-fit", help="Approve as many as fit together, in this order; record nothing else."),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Ask for approval of up to 1000 runs at once. Each is a body of POST /v1/runs. Exit status 1 if any is refused."""
     runs = _run_requests(file)
     with server() as ledger:
         try:
-            results = ledger.ask_batch(runs, atomic=atomic)["results"]
+            answer = ledger.ask_batch(runs, atomic=atomic, as_many_as_fit=as_many_as_fit)
         except BatchRefused as error:
             if as_json:
                 raise
-            show.many.batch(runs, console.in_one_line(error.facts.get("results", ())), is_refused=True)
+            results = console.in_one_line(error.facts.get("results", ()))
+            show.many.batch(runs, results, is_refused=True, fitting=error.facts.get("fitting"))
             sys.exit(1)
-    answer = {"results": results}
     print_answer(answer, as_json, lambda answer: show.many.batch(runs, answer["results"], is_refused=False))
-    if not all(result["status"] == 201 for result in results):
+    if answer["approved"] < len(runs):
         sys.exit(1)
 
 
@@ -464,7 +471,7 @@ def add_to(app: typer.Typer) -> None:
     run = "018f3c6e-7d2a-7c41-9b0e-2f5d8a1c4e77"
     for command, example in (
         (request, "request mnist --noise-multiplier 1.1 --sample-rate 0.01 --steps 2000"),
-        (batch, "batch trials.jsonl"),
+        (batch, "batch trials.jsonl --as-many-as-fit"),
         (plan, "plan mnist --noise-multiplier 1.1 --sample-rate 0.01 --steps 2000 --solve-for steps --at-most 10%"),
         (start, f"start {run}"),
         (settle, f"settle {run} --steps 1200"),

@@ -154,7 +154,7 @@ def plan(
     )
 
 
-def ask_batch(runs: Sequence[Mapping[str, Any]], *, atomic: bool) -> Call:
+def ask_batch(runs: Sequence[Mapping[str, Any]], *, atomic: bool, as_many_as_fit: bool) -> Call:
     """Ask for several runs, each with its own key. Raises IdempotencyKeyMissing if a key is not a valid one."""
     keys = tuple(
         _key(run.get("idempotency_key"), field=f"runs.{index}.idempotency_key") for index, run in enumerate(runs)
@@ -163,7 +163,9 @@ def ask_batch(runs: Sequence[Mapping[str, Any]], *, atomic: bool) -> Call:
         {**{name: value for name, value in run.items() if value is not None}, "idempotency_key": key}
         for run, key in zip(runs, keys, strict=True)
     ]
-    return replace(send("POST", "runs", "batch", is_repeatable=True, runs=requests, atomic=atomic), keys=keys)
+    most = as_many_as_fit or None
+    call = send("POST", "runs", "batch", is_repeatable=True, runs=requests, atomic=atomic, as_many_as_fit=most)
+    return replace(call, keys=keys)
 
 
 def _key(given: Any, *, field: str) -> str:

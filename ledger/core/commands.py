@@ -185,15 +185,17 @@ class Ask:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Several runs ask together, one after another; `is_atomic` means all or none.
+    """Several runs ask together, one after another; `is_atomic` means all or none, `takes_most` as many as fit.
 
-    is_spoilt: one of the whole batch, which is not among `asks`, cannot be approved.
+    is_spoilt: one of the whole batch, which is not among `asks`, cannot be approved, or, if `takes_most`, was decided
+    before.
     """
 
     actor: Actor
     asks: tuple[Ask, ...]
     is_atomic: bool
     is_spoilt: bool = False
+    takes_most: bool = False
 
     @property
     def dataset_ids(self) -> tuple[UUID, ...]:

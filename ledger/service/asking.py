@@ -192,16 +192,17 @@ class Asking:
             self._remembered.add(actor.tenant_id, Approved(run, decisions, size_of(result) or 0))
 
     async def ask_batch(
-        self, actor: Actor, items: Sequence[Item | LedgerError], *, is_atomic: bool
+        self, actor: Actor, items: Sequence[Item | LedgerError], *, is_atomic: bool = False, takes_most: bool = False
     ) -> tuple[list[Answer | LedgerError], bool]:
         """Ask for several runs in one transaction. Return each outcome, in order, and whether all were refused.
 
-        An item that is an error already stays one. is_atomic: all are approved, or nothing is recorded. Raises TooLarge
-        if their costs together take too much work.
+        An item that is an error already stays one. is_atomic: all are approved, or nothing is recorded. takes_most: as
+        many as fit together are approved, and the others are not recorded. Raises TooLarge if their costs together take
+        too much work.
         """
         commands = await self.commands_of(actor, items)
         asks = tuple(command for command in commands if isinstance(command, Ask))
-        batch = Batch(actor, asks, is_atomic, is_spoilt=len(asks) < len(commands))
+        batch = Batch(actor, asks, is_atomic, is_spoilt=len(asks) < len(commands), takes_most=takes_most)
         decided: Results = await asyncio.wrap_future(self._writer.submit_batch(actor.tenant_id, batch)) if asks else ()
         decided_answers = iter(await self._history.explained(actor, await self._answers(actor, asks, decided)))
         results = [next(decided_answers) if isinstance(command, Ask) else command for command in commands]

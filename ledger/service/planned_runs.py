@@ -7,7 +7,7 @@ ask for meanwhile.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import reduce
 from typing import Annotated, Any, Final
 from uuid import UUID, uuid4
@@ -17,9 +17,9 @@ from pydantic import ConfigDict, Field
 from ledger.accounting.display import show_amount
 from ledger.core.amounts import Amount
 from ledger.core.books import Books
-from ledger.core.commands import Ask
+from ledger.core.commands import Ask, Batch
 from ledger.core.datasets import Account
-from ledger.core.decision.group import Outcome, decide, read_sets
+from ledger.core.decision.group import Batched, Outcome, Unrecorded, decide, read_sets
 from ledger.core.people import Actor
 from ledger.errors import LedgerError
 from ledger.service.asked import Item
@@ -29,7 +29,7 @@ from ledger.service.requests.runs import RunRequest
 from ledger.service.shapes.accountant import PlannedRun, PlannedRuns, PlannedTogether
 from ledger.store import Store
 
-RUNS_MAX: Final = 100
+RUNS_MAX: Final = 1_000
 """The most runs of one plan."""
 
 
@@ -37,6 +37,9 @@ class PlanRuns(Strict):
     """Runs that might be asked for, in this order."""
 
     runs: Annotated[list[RunRequest], Field(min_length=1, max_length=RUNS_MAX)]
+    as_many_as_fit: Annotated[
+        bool, Field(description="Plan them as a batch of which as many are approved as fit together.")
+    ] = False
 
     model_config = ConfigDict(
         extra="forbid",
@@ -65,32 +68,46 @@ class RunsPlanner:
         """
         items = [Item(str(uuid4()), run, body) for run, body in zip(request.runs, bodies, strict=True)]
         commands = await self._asking.commands_of(actor, items)
-        return await asyncio.to_thread(self._plan, actor, commands)
+        return await asyncio.to_thread(self._plan, actor, commands, takes_most=request.as_many_as_fit)
 
-    def _plan(self, actor: Actor, commands: Sequence[Ask | LedgerError]) -> PlannedRuns:
+    def _plan(self, actor: Actor, commands: Sequence[Ask | LedgerError], *, takes_most: bool) -> PlannedRuns:
         asks = [command for command in commands if isinstance(command, Ask)]
         with self._store.reading(actor.tenant_id) as reading:
             books = reading.books.read(read_sets(asks))
             now_us = reading.now_us()
-        after, outcomes = decide(books, asks, now_us=now_us)
-        decided = iter(outcomes)
+        after, decided = _decided(books, actor, commands, now_us, takes_most=takes_most)
         runs = [_run(next(decided) if isinstance(command, Ask) else command) for command in commands]
         return PlannedRuns(
             runs=runs,
             fitting=sum(run["fits"] for run in runs),
-            order=_better_order(books, commands, runs, now_us),
+            order=None if takes_most else _better_order(books, commands, runs, now_us),
             datasets=[_together(actor, books, after, id_) for id_ in _dataset_ids(asks)],
         )
+
+
+def _decided(
+    books: Books, actor: Actor, commands: Sequence[Ask | LedgerError], now_us: int, *, takes_most: bool
+) -> tuple[Books, Iterator[Outcome | Unrecorded]]:
+    """Return the books after these runs, and the outcome of each that can be asked for."""
+    asks = tuple(command for command in commands if isinstance(command, Ask))
+    if not takes_most:
+        after, outcomes = decide(books, asks, now_us=now_us)
+        return after, iter(outcomes)
+    batch = Batch(actor, asks, is_atomic=False, is_spoilt=len(asks) < len(commands), takes_most=True)
+    after, (outcome,) = decide(books, [batch], now_us=now_us)
+    return after, iter(outcome.outcomes if isinstance(outcome, Batched) else [])
 
 
 def _dataset_ids(asks: Sequence[Ask]) -> list[UUID]:
     return list(dict.fromkeys(dataset_id for ask in asks for dataset_id in ask.dataset_ids))
 
 
-def _run(outcome: Outcome | LedgerError) -> PlannedRun:
+def _run(outcome: Outcome | Unrecorded) -> PlannedRun:
     """Return what would become of one run."""
     if isinstance(outcome, LedgerError):
         return PlannedRun(fits=False, waits=False, cost=None, code=outcome.code, detail=outcome.detail)
+    if isinstance(outcome, Unrecorded):
+        outcome = outcome.drafts
     drafts = outcome if isinstance(outcome, tuple) else ()
     kind, facts = drafts[0].kind, drafts[0].facts
     if kind == "change-proposed":

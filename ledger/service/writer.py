@@ -404,8 +404,8 @@ class _Claimed:
             return command
         before = {ask.run_id: self.repeated(ask) for ask in command.asks}
         spoilt = any(
-            isinstance(repeated, LedgerError) or (repeated is not None and repeated.run_id in self._unapproved)
-            for repeated in before.values()
+            isinstance(one, LedgerError) or (one is not None and (command.takes_most or one.run_id in self._unapproved))
+            for one in before.values()
         )
         asks = tuple(ask for ask in command.asks if before[ask.run_id] is None)
         return replace(command, asks=asks, is_spoilt=command.is_spoilt or spoilt)

@@ -1,4 +1,4 @@
-"""Batches over HTTP: many runs in one transaction, each for itself, or all or none."""
+"""Batches over HTTP: many runs in one transaction, each for itself, all or none, or as many as fit."""
 
 from __future__ import annotations
 
@@ -117,6 +117,57 @@ def test_what_spoils_an_atomic_batch(ledger: Ledger) -> None:
     assert held(ledger, "mnist") == ONCE
     good = results(ledger, [*items("approved"), *items("good")], atomic=True)
     assert [(item["status"], item["replayed"]) for item in good] == [(201, True), (201, False)]
+
+
+def test_thirty_seven_of_two_hundred(ledger: Ledger, store: Store) -> None:
+    """Goal: of 200 trials of which 37 fit, all or none approves none and names the 37; as many as fit approves exactly
+    these, and records nothing else; the same request approves no more, even after one was voided. Method: the calls in
+    this order, with a large trial first that does not fit."""
+    ledger.register(budget={"mu": 1.22})  # 37 times 0.04, and 0.0084
+    runs = [*items("large", mechanism=gaussian(0.5)), *numbered(199)]
+    refused = ledger.post(PATH, {"runs": runs, "atomic": True})
+    assert error(refused)[:2] == (409, "batch-refused")
+    assert refused.json()["fitting"] == 37
+    assert kinds(ledger, "mnist") == ["dataset-registered"]
+    answer = ledger.post(PATH, {"runs": runs, "as_many_as_fit": True}).json()
+    assert answer["approved"] == 37
+    assert [item["status"] for item in answer["results"]] == [409] + [201] * 37 + [409] * 162
+    assert {item["problem"]["code"] for item in answer["results"] if "problem" in item} == {"budget-exceeded"}
+    assert kinds(ledger, "mnist") == ["dataset-registered"] + ["run-approved"] * 37
+    again = ledger.post(PATH, {"runs": runs, "as_many_as_fit": True}).json()
+    assert [item["replayed"] for item in again["results"]] == [False] + [True] * 37 + [False] * 162
+    void = ledger.post(f"/v1/runs/{again['results'][1]['run']['id']}/void", {"reason": "r"})
+    assert void.status_code == 200
+    last = ledger.post(PATH, {"runs": runs, "as_many_as_fit": True}).json()
+    assert last["approved"] == 37
+    assert {item["problem"]["code"] for item in last["results"][38:]} == {"batch-refused"}
+    assert held(ledger, "mnist") == 36 * ONCE
+    # What was left out binds no key, and can be asked for by itself.
+    assert ledger.ask(key="item-198").status_code == 201
+    demand_in_order(ledger, store)
+
+
+def test_as_many_as_fit_needs_runs_that_can_be_decided(ledger: Ledger) -> None:
+    """Goal: one run that cannot be decided leaves all undecided, and its own error names why; with `atomic` the call is
+    malformed."""
+    ledger.register()
+    ledger.register(name="frozen")
+    ledger.patch("/v1/datasets/frozen", {"state": "frozen", "reason": "r"})
+    ledger.ask(key="used")
+    wrong = [
+        (items("x", datasets=["frozen"]), "dataset-frozen"),
+        (items("x", datasets=["nothing"]), "not-found"),
+        (items("used", purpose="another"), "idempotency-key-reused"),
+    ]
+    for (wrong_item,), code in wrong:
+        answer = ledger.post(PATH, {"runs": [*items("good"), wrong_item], "as_many_as_fit": True}).json()
+        assert [item["problem"]["code"] for item in answer["results"]] == ["batch-refused", code]
+        assert answer["approved"] == 0
+    malformed = {"runs": [*items("good"), {"idempotency_key": "x"}], "as_many_as_fit": True}
+    assert error(ledger.post(PATH, malformed)) == (422, "invalid-request", "runs.1.datasets")
+    both = {"runs": items("good"), "as_many_as_fit": True, "atomic": True}
+    assert error(ledger.post(PATH, both)) == (422, "invalid-request", "as_many_as_fit")
+    assert held(ledger, "mnist") == ONCE
 
 
 def test_items_that_are_no_runs(ledger: Ledger) -> None:

@@ -544,6 +544,7 @@ def send_parts(send: Checked) -> None:
     assert [item["status"] for item in overruns] == [201, 201, 409, 400, 404]
     send("post", "/v1/runs/batch", {"runs": [*items[:3], large], "atomic": True})
     send("post", "/v1/runs/batch", {"runs": [*items[:3], wrong[0]], "atomic": True})
+    send("post", "/v1/runs/batch", {"runs": [*items[:3], large], "as_many_as_fit": True})
     for result, steps in zip(overruns[:2], (2, 26), strict=True):
         run_id = result["run"]["id"]
         send("post", "/v1/runs/{id}/start", id=run_id)

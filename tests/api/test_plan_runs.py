@@ -51,4 +51,4 @@ def test_a_plan_names_what_waits_and_what_cannot_be_asked_for(ledger: Ledger) ->
     assert [run["code"] for run in planned["runs"]] == ["run-waits", "not-found", "dataset-frozen", None]
     assert planned["runs"][0]["waits"]
     assert ok(ledger.get("/v1/proposals"))["items"] == []
-    assert ledger.post("/v1/plan/runs", {"runs": [SMALL] * 101}).status_code == 422
+    assert ledger.post("/v1/plan/runs", {"runs": [SMALL] * 1001}).status_code == 422

@@ -121,6 +121,36 @@ def test_a_batch_is_costed_at_one_level_and_gives_back_in_any_order(ledger: Ledg
         assert isinstance(verify.verify(exported), verify.Verified)
 
 
+def test_as_many_as_fit_give_back_in_any_order(ledger: Ledger) -> None:
+    """Goal: as many rounds as fit at one level are approved and give all back in any order; the plan and all or none name
+    the same number; the same request approves no more, although others fit by themselves. Method: 100 rounds, a plan,
+    all or none, as many as fit, the same once more, voids from the first to the last; the journal verifies."""
+    register(ledger, "many")
+    bodies = [{"datasets": ["many"], "mechanism": ROUND} for _ in range(100)]
+    runs = [{**body, "idempotency_key": f"trial-{number}"} for number, body in enumerate(bodies)]
+    planned = ok(ledger.post("/v1/plan/runs", {"runs": bodies, "as_many_as_fit": True}))
+    refused = ledger.post("/v1/runs/batch", {"runs": runs, "atomic": True}).json()
+    first = ok(ledger.post("/v1/runs/batch", {"runs": runs, "as_many_as_fit": True}))
+    approved = [result["run"] for result in first["results"] if result["status"] == 201]
+    assert first["approved"] == len(approved) == refused["fitting"] == planned["fitting"]
+    assert [result["status"] for result in first["results"]] == [201] * len(approved) + [409] * (100 - len(approved))
+    assert [run["fits"] for run in planned["runs"]] == [result["status"] == 201 for result in first["results"]]
+    assert {run["code"] for run in planned["runs"]} == {None, "batch-refused"}
+    assert len({run["cost"]["mu_sq_pico"] for run in approved}) == 1
+    again = ok(ledger.post("/v1/runs/batch", {"runs": runs, "as_many_as_fit": True}))
+    assert [result["replayed"] for result in again["results"]] == [
+        result["status"] == 201 for result in again["results"]
+    ]
+    assert [result.get("run") for result in again["results"]] == [result.get("run") for result in first["results"]]
+    assert {result["problem"]["code"] for result in again["results"][len(approved) :]} == {"batch-refused"}
+    # At one level fewer fit than one after another: that is what giving back in any order costs.
+    assert 25 < len(approved) < 50
+    voids = [ok(ledger.post(f"/v1/runs/{run['id']}/void", {"reason": "r"})) for run in approved]
+    assert not any("kept" in void for void in voids)
+    exported = ledger.get("/v1/datasets/many/export").text.splitlines(keepends=True)
+    assert isinstance(verify.verify(exported), verify.Verified)
+
+
 def test_a_hundred_and_one_runs_do_not_run_out_of_delta(ledger: Ledger) -> None:
     """Goal: a dataset does not end after a hundred runs by its delta. Method: T2-22 of the reports."""
     register(ledger, "daily", budget={"epsilon": 3, "at_delta": 1e-5})

@@ -141,6 +141,18 @@ class Model:
         self.runs[asked.run_id] = Ran("held" if fits else "refused", real(asked.cost), places)
         return "run-approved" if fits else "run-refused"
 
+    def most(self, asks: Sequence[Ask]) -> list[str]:
+        """As many as fit: one after another, if each can be decided; the others leave nothing."""
+        before, found = copy.deepcopy(self.runs), [self.asked(each) for each in asks]
+        errors = set(found) - {"run-approved", "run-refused"}
+        if errors:
+            self.runs = before
+            return [each if each in errors else "batch-refused" for each in found]
+        for each, came in zip(asks, found, strict=True):
+            if came == "run-refused":
+                del self.runs[each.run_id]
+        return [{"run-refused": "unrecorded"}.get(each, each) for each in found]
+
     def batched(self, asks: Sequence[Ask], *, is_atomic: bool) -> list[str]:
         before = copy.deepcopy(self.runs)
         found = [self.asked(each) for each in asks]
@@ -214,6 +226,7 @@ whats = [
     *["settle less", "settle more", "void", "batch", "all or none", "budget", "project", "fair use", "freeze", "thaw"],
     "thaw",
     "partition",
+    "as many as fit",
 ]
 amounts = st.builds(Amount, st.integers(0, 400), st.integers(0, 400)) | st.builds(
     Amount, st.integers(0, 10**17), st.integers(0, 10**17)
@@ -249,6 +262,9 @@ class Play:
                 asks = tuple(self.ask(amount, pick + step) for step in range(0, 3 * 7, 7))
                 is_atomic = what == "all or none"
                 return Batch(WHO[0], asks, is_atomic), model.batched(asks, is_atomic=is_atomic)
+            case "as many as fit":
+                asks = tuple(self.ask(amount, pick + step) for step in range(0, 3 * 7, 7))
+                return Batch(WHO[0], asks, is_atomic=False, takes_most=True), model.most(asks)
             case "budget":
                 if number not in model.limits:
                     return SetBudget(ADMIN, id_, {}, amount, "r", ALONE), "invalid-request"

@@ -61,9 +61,9 @@ class Residuals(Book):
         number = UUID(int=1000 + self.runs)
         return ask(*uses, cost=cost, run=number, who=WHO, terms=CERTIFIED, residual=costs, **more)
 
-    def batch(self, *asks: Ask, is_atomic: bool = True) -> list[Ask]:
+    def batch(self, *asks: Ask, is_atomic: bool = True, takes_most: bool = False) -> list[Ask]:
         """Runs are asked for together; those that were approved."""
-        self.do(Batch(WHO, asks, is_atomic))
+        self.do(Batch(WHO, asks, is_atomic, takes_most=takes_most))
         runs = [(command, self.books.runs.get(command.run_id)) for command in asks]
         return [
             replace(command, cost=run.cost)
@@ -223,7 +223,8 @@ class Walk:
     def _batch(self) -> None:
         asks = [ask for ask in (self._asking() for _ in range(self.rng.randrange(1, 5))) if ask is not None]
         if asks:
-            self.held += self.made.batch(*asks, is_atomic=self.rng.random() < 0.8)
+            mode = self.rng.random()
+            self.held += self.made.batch(*asks, is_atomic=mode < 0.4, takes_most=0.4 <= mode < 0.8)
 
     def _asking(self) -> Ask | None:
         three = (use(3), use(1, via=3), use(2, self.rng.choice((None, ["a"])), via=3))

@@ -37,10 +37,15 @@ class BatchResult(TypedDict):
 
 class Batched(TypedDict):
     results: list[BatchResult]
+    approved: Annotated[int, Field(description="How many of the runs are approved, those of earlier requests too.")]
 
 
 class BatchWasRefused(Problem):
     results: list[BatchResult]
+    fitting: Annotated[
+        int,
+        Field(description="How many would be approved with `as_many_as_fit`; 0 if a run cannot be decided at all."),
+    ]
 
 
 class RunOverran(Problem):

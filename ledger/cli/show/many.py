@@ -18,8 +18,10 @@ WARNINGS_MAX: Final = 10
 """How many different warnings about the runs of a batch are printed."""
 
 
-def batch(asked: Sequence[Mapping[str, Any]], results: Sequence[BatchResult], *, is_refused: bool) -> None:
-    """Print the outcome of each run of a batch, one per line, in order."""
+def batch(
+    asked: Sequence[Mapping[str, Any]], results: Sequence[BatchResult], *, is_refused: bool, fitting: int | None = None
+) -> None:
+    """Print the outcome of each run of a batch, one per line, in order. fitting: how many fit together, if refused."""
     cells: list[tuple[str | Text, ...]] = []
     for index, (run, result) in enumerate(zip(asked, results, strict=True), start=1):
         uses = run.get("datasets", ())
@@ -33,6 +35,8 @@ def batch(asked: Sequence[Mapping[str, Any]], results: Sequence[BatchResult], *,
         console.print(Text.assemble(("warning", "bold yellow"), f": {text}"))
     if is_refused:
         console.print("Not every run can be approved. Nothing was recorded.")
+        if fitting:
+            console.print(f"{fitting:,} of {len(asked):,} fit together: --as-many-as-fit in place of --atomic.")
 
 
 def _warnings_of(results: Sequence[BatchResult]) -> list[str]:

@@ -86,13 +86,15 @@ class Accountant(Calls[Answer]):
             )
         )
 
-    def plan_runs(self, runs: Sequence[Mapping[str, Any]]) -> Answer:
-        """Check which of up to 100 runs would fit, asked for one after another, and what they would leave.
+    def plan_runs(self, runs: Sequence[Mapping[str, Any]], *, as_many_as_fit: bool = False) -> Answer:
+        """Check which of up to 1000 runs would fit, asked for one after another, and what they would leave.
 
-        Each is the arguments of `ask`. `order` is one in which more of them fit, if there is one. Nothing is recorded.
+        Each is the arguments of `ask`. `order` is one in which more of them fit, if there is one. as_many_as_fit: as
+        `ask_batch` approves them with it. Nothing is recorded.
 
         >>> trial = {"datasets": ["mnist"], "mechanism": Gaussian(noise_multiplier=5)}
         >>> ledger.plan_runs([trial, trial])["fitting"]
         2
         """
-        return self._send(send("POST", "plan", "runs", is_repeatable=True, runs=runs))
+        mode = as_many_as_fit or None
+        return self._send(send("POST", "plan", "runs", is_repeatable=True, runs=runs, as_many_as_fit=mode))

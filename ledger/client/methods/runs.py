@@ -210,11 +210,15 @@ class Runs(Calls[Answer], Lists[Answers], Scopes[Scope]):
             )
         )
 
-    def ask_batch(self, runs: Sequence[Mapping[str, Any]], *, atomic: bool = False) -> Answer:
+    def ask_batch(
+        self, runs: Sequence[Mapping[str, Any]], *, atomic: bool = False, as_many_as_fit: bool = False
+    ) -> Answer:
         """Ask for approval of up to 1000 runs at once. Each is a mapping of the arguments of `ask`.
 
         Returns the outcome of each, in order: `{"status": 201, "run": …}` or `{"status": 409, "problem": …}`. A refused
-        run raises nothing. With `atomic`, either all are approved, or BatchRefused is raised and nothing is recorded.
+        run raises nothing. With `atomic`, either all are approved, or BatchRefused is raised, nothing is recorded, and
+        `error.facts["fitting"]` is how many would fit. With `as_many_as_fit`, as many are approved as fit together, in
+        this order, and the others are not recorded; a repeated request approves no more. `approved` is their number.
         A run without an `idempotency_key` gets a new one, for this call and its retries. If your job may be restarted,
         give each run its own key.
 
@@ -226,7 +230,7 @@ class Runs(Calls[Answer], Lists[Answers], Scopes[Scope]):
         >>> for result in results:
         ...     _ = ledger.void(result["run"]["id"], reason="an example")
         """
-        return self._send(calls.ask_batch(runs, atomic=atomic))
+        return self._send(calls.ask_batch(runs, atomic=atomic, as_many_as_fit=as_many_as_fit))
 
     def start(self, run: str) -> Answer:
         """Record that the run starts to use the data. A job may begin with the returned `receipt`, until `begin_by`.

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import assert_never
+from typing import Final, assert_never
 from uuid import UUID
 
 from ledger.core.books import Books, ReadSet
@@ -36,7 +36,7 @@ from ledger.core.commands import (
 )
 from ledger.core.decision.datasets import add_partitions, change, register, set_budget, set_fair_use, set_project
 from ledger.core.decision.posting import Drafts, Repeat
-from ledger.core.decision.runs import advance, ask_run, together
+from ledger.core.decision.runs import advance, ask_run, demand_askable, fitting, refusal_of, together
 from ledger.core.decision.together import Place
 from ledger.core.decision.two_people import refuse_proposal
 from ledger.core.runs import Use
@@ -61,6 +61,18 @@ class Batched:
 
     outcomes: tuple[Drafts | Unrecorded | LedgerError, ...]
 
+
+_SPOILT: Final = (
+    "Other runs of this batch were decided before, or cannot be decided, so no more of it are approved. By itself this"
+    " run fits now: ask for it with POST /v1/runs, or in a batch without them."
+)
+_NOT_AT_ONE_LEVEL: Final = (
+    "This run does not fit at one level of costs with the runs of its batch that were approved ({:,}). By itself it"
+    " fits now: ask for it with POST /v1/runs, or in a batch without them."
+)
+_OTHERS_CANNOT: Final = (
+    "This run can be decided; other runs of its batch cannot, so none was. Correct or leave out those."
+)
 
 Outcome = Drafts | Repeat | Batched | LedgerError
 
@@ -168,8 +180,7 @@ def _add_charges(sets: dict[UUID, ReadSet], command: OnRun) -> None:
 def _apply(books: Books, command: Single, now_us: int, *, may_wait: bool = True) -> Drafts | Repeat:
     """Apply a command. It changes `books` only as its last act, so that an error leaves nothing behind. may_wait: as in
     `ask_run`."""
-    if any(dataset_id not in books.datasets for dataset_id in command.dataset_ids):
-        raise NotFound("No dataset has this name, or your key may not see it.")
+    _demand_datasets(books, command)
     match command:
         case Start() | Settle() | Void() | Correct():
             return advance(books, command, now_us)
@@ -193,9 +204,16 @@ def _apply(books: Books, command: Single, now_us: int, *, may_wait: bool = True)
             assert_never(command)
 
 
+def _demand_datasets(books: Books, command: Single) -> None:
+    if any(dataset_id not in books.datasets for dataset_id in command.dataset_ids):
+        raise NotFound("No dataset has this name, or your key may not see it.")
+
+
 def _batch(books: Books, batch: Batch, now_us: int) -> tuple[Books, Batched]:
     """Decide the runs of a batch one after another. All-or-none is decided on a copy, which is dropped if one does not
     fit, and at one level of their costs if they fit so."""
+    if batch.takes_most:
+        return _as_many_as_fit(books, batch, now_us)
     tried = books.copy() if batch.is_atomic else books
     places = _together(books, batch) if batch.is_atomic and not batch.is_spoilt else [None] * len(batch.asks)
     outcomes: list[Drafts | LedgerError] = []
@@ -210,7 +228,60 @@ def _batch(books: Books, batch: Batch, now_us: int) -> tuple[Books, Batched]:
             outcomes.append(error)
     if not batch.is_atomic or (not batch.is_spoilt and all(map(_is_approval, outcomes))):
         return tried, Batched(tuple(outcomes))
-    return books, Batched(tuple(map(_unrecorded, outcomes)))
+    count = _how_many_fit(books, batch)
+    return books, Batched(tuple([_unrecorded(outcome, count) for outcome in outcomes]))
+
+
+def _as_many_as_fit(books: Books, batch: Batch, now_us: int) -> tuple[Books, Batched]:
+    """Approve as many runs of a batch as fit together, as a batch of their own. The others leave no entry. If a run
+    cannot be decided, none is; nor if one was decided before: a repeated request approves no more than the first."""
+    numbers = range(len(batch.asks))
+    errors = {number: error for number in numbers if (error := _error_of(books, batch.asks[number], now_us))}
+    if batch.is_spoilt:
+        dropped = books.copy()
+        left_out = [errors.get(at) or _left_out(dropped, batch.asks[at], _SPOILT, now_us) for at in numbers]
+        return books, Batched(tuple(left_out))
+    taken = [] if errors else fitting(books, batch.asks)
+    own = Batch(batch.actor, tuple([batch.asks[number] for number in taken]), is_atomic=True)
+    after, approved = _batch(books, own, now_us)
+    outcomes = dict(zip(taken, approved.outcomes, strict=True))
+    errors |= {number: one for number, one in outcomes.items() if isinstance(one, LedgerError)}
+    if errors:
+        return books, Batched(tuple([errors.get(number) or BatchRefused(_OTHERS_CANNOT) for number in numbers]))
+    beyond, why = after.copy(), _NOT_AT_ONE_LEVEL.format(len(taken))
+    for number in numbers:
+        if number not in outcomes:
+            outcomes[number] = _left_out(beyond, batch.asks[number], why, now_us)
+    return after, Batched(tuple([outcomes[number] for number in numbers]))
+
+
+def _error_of(books: Books, ask: Ask, now_us: int) -> LedgerError | None:
+    """Return why a run cannot be decided now, if it cannot."""
+    try:
+        _demand_datasets(books, ask)
+        demand_askable(books, ask, now_us)
+    except LedgerError as error:
+        return error
+    return None
+
+
+def _left_out(books: Books, ask: Ask, why: str, now_us: int) -> Unrecorded | LedgerError:
+    """Return the outcome of a run that is not approved. why: the reason if it fits by itself."""
+    try:
+        refused = refusal_of(books, ask, now_us)
+    except LedgerError as error:  # such as too many runs an hour, after those that were approved
+        return error
+    return BatchRefused(why) if refused is None else Unrecorded(refused)
+
+
+def _how_many_fit(books: Books, batch: Batch) -> int | None:
+    """Return how many runs of a batch would be approved if as many as fit were; None if one cannot be decided."""
+    if batch.is_spoilt or any(dataset_id not in books.datasets for dataset_id in batch.dataset_ids):
+        return None
+    try:
+        return len(fitting(books, batch.asks))
+    except LedgerError:
+        return None
 
 
 def _together(books: Books, batch: Batch) -> Sequence[Place | None]:
@@ -227,9 +298,12 @@ def _is_approval(outcome: Drafts | LedgerError) -> bool:
     return not isinstance(outcome, LedgerError) and outcome[0].kind == "run-approved"
 
 
-def _unrecorded(outcome: Drafts | LedgerError) -> Unrecorded | LedgerError:
+def _unrecorded(outcome: Drafts | LedgerError, count: int | None) -> Unrecorded | LedgerError:
+    """Return the outcome of a run of a batch that is refused. count: how many runs of it fit together, if known."""
     if isinstance(outcome, LedgerError):
         return outcome
-    return (
-        BatchRefused("This run fits; other runs of its batch do not.") if _is_approval(outcome) else Unrecorded(outcome)
+    if not _is_approval(outcome):
+        return Unrecorded(outcome)
+    return BatchRefused(
+        "This run fits; other runs of its batch do not.", **({} if count is None else {"fitting": count})
     )

@@ -26,7 +26,7 @@ from ledger.core.decision.filter import (
 from ledger.core.decision.of_run import charged_postings, demand_active, demand_owner, demand_state, run_of
 from ledger.core.decision.posting import HOUR_US, Drafts, Posting, Repeat, write
 from ledger.core.decision.together import Place as Together
-from ledger.core.decision.together import places
+from ledger.core.decision.together import most, places
 from ledger.core.decision.waiting import approved_by, must_be_alone, propose_run, waits_for
 from ledger.core.people import Actor
 from ledger.core.runs import Place, Run, Use
@@ -46,6 +46,22 @@ def together(books: Books, asks: Sequence[Ask]) -> list[Together] | None:
     return places(books, asks, [_charged(books, ask) for ask in asks])
 
 
+def fitting(books: Books, asks: Sequence[Ask]) -> list[int]:
+    """Return the numbers of as many runs of a batch as fit together, in order. Raises what `ask_run` raises for what
+    they charge."""
+    for ask in asks:
+        demand_project_share(books, ask.uses, ask.project)
+    return most(books, asks, [_charged(books, ask) for ask in asks])
+
+
+def refusal_of(books: Books, command: Ask, now_us: int) -> Drafts | None:
+    """Return the entries that would refuse a run by itself; None if it fits. Raises what `ask_run` raises."""
+    charged = demand_askable(books, command, now_us)
+    priced = price(books, charged, command.cost, command.residual)
+    binding = _binding(priced, charged)
+    return _refuse(books, command, charged, priced, binding, {}, now_us) if binding else None
+
+
 def ask_run(
     books: Books, command: Ask, now_us: int, together: Together | None = None, *, may_wait: bool = True
 ) -> Drafts:
@@ -54,20 +70,12 @@ def ask_run(
     together: where it is charged, as one of a batch. may_wait: whether it is asked for alone. Raises Forbidden for a
     run of a batch that would wait.
     """
-    for use in command.uses:
-        dataset = books.datasets[use.dataset_id]
-        demand_active(dataset)
-        if command.second is None:
-            _demand_rate(books, command.actor, dataset, now_us)
-    demand_project_share(books, command.uses, command.project)
-    charged = _charged(books, command)
+    charged = demand_askable(books, command, now_us)
     if together is None or together.index is None or command.residual is None:
         priced = price(books, charged, command.cost, command.residual)
     else:
         priced = price_at(charged, command.cost, command.residual, together.index)
-    binding = {
-        dataset_id: bound for dataset_id, accounts in charged.items() if (bound := binding_quantities(priced, accounts))
-    }
+    binding = _binding(priced, charged)
     if not binding and command.second is None and (names := waits_for(books, charged, priced.cost)):
         if not may_wait:
             raise must_be_alone(names)
@@ -75,8 +83,28 @@ def ask_run(
     stated = approved_by(books, command, now_us)
     _count(books, command, now_us)
     if binding:
+        if command.second is None:
+            _demand_refusals(books, command, now_us)
         return _refuse(books, command, charged, priced, binding, stated, now_us)
     return _approve(books, command, charged, priced, together, stated, now_us)
+
+
+def demand_askable(books: Books, command: Ask, now_us: int) -> dict[UUID, list[Account]]:
+    """Return the accounts that a run charges. Raises LedgerError if it cannot be asked for now."""
+    for use in command.uses:
+        dataset = books.datasets[use.dataset_id]
+        demand_active(dataset)
+        if command.second is None:
+            _demand_rate(books, command.actor, dataset, now_us)
+    demand_project_share(books, command.uses, command.project)
+    return _charged(books, command)
+
+
+def _binding(priced: Priced, charged: ByDataset) -> dict[UUID, list[Quantity]]:
+    """Return the quantities in which a run does not fit, by dataset."""
+    return {
+        dataset_id: bound for dataset_id, accounts in charged.items() if (bound := binding_quantities(priced, accounts))
+    }
 
 
 def _charged(books: Books, command: Ask) -> dict[UUID, list[Account]]:
@@ -120,8 +148,6 @@ def _refuse(
     stated: Mapping[str, Any],
     now_us: int,
 ) -> Drafts:
-    if command.second is None:
-        _demand_refusals(books, command, now_us)
     run = _new_run(books, command, priced, now_us, due_us=None)
     postings: list[Posting] = []
     names = sorted(books.datasets[dataset_id].definition.name for dataset_id in binding)

@@ -7,12 +7,15 @@ its runs fit together: what is left after the last of them is at least the r of 
 It is a matter of charges alone. At a common position each run is one that would be approved behind those before it, as
 a run in segments is (docs/explanation/residual.md, step 2), and costs no less than at its own best position. So a batch
 that fits together also fits one run after another. If only the latter holds, that is what is done.
+
+As many as fit are the runs that are taken in the order of the request, at the position at which most are: a run is left
+out if it does not fit beside those taken before it. They are approved as a batch of their own.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from uuid import UUID
 
@@ -86,6 +89,65 @@ def _charge(priced: Priced, position: int) -> _Charge:
     index = table.costs.index(table.costs[min(position, len(table.costs) - 1)])
     mu_sq_pico = table.costs[index]
     return _Charge(index, mu_sq_pico, cost.delta_atto, table.needed(index) - mu_sq_pico)
+
+
+def most(books: Books, asks: Sequence[Ask], charged: Sequence[ByDataset]) -> list[int]:
+    """Return the numbers of as many runs as fit together at one position, in order. charged: as for `places`.
+
+    At the highest position at which these fit, no other run fits beside them.
+    """
+    prices = [price(books, accounts, ask.cost, ask.residual) for ask, accounts in zip(asks, charged, strict=True)]
+    count = len(LEVELS) if any(priced.table is not None for priced in prices) else 1
+    at = [[_charge(priced, position) for priced in prices] for position in range(count)]
+    by_dataset = _by_dataset(charged)
+    taking = _Taking(len(asks), by_dataset.values())
+    taken: list[int] = []
+    for charges in reversed(at):
+        found = taking.taken(charges)
+        taken = found if len(found) > len(taken) else taken
+    while True:
+        # These may fit at a higher position, where others cost less and may fit too.
+        kept = set(taken)
+        only = _by_dataset([accounts if number in kept else {} for number, accounts in enumerate(charged)])
+        highest = _highest(only.values(), at)
+        found = taken if highest is None else taking.taken(at[highest], taken)
+        if len(found) == len(taken):
+            return taken
+        taken = found
+
+
+class _Taking:
+    """Takes runs in order as long as they fit. Accounts that are charged by the same runs are one."""
+
+    def __init__(self, count: int, datasets: Iterable[_Accounts]) -> None:
+        self._count = count
+        self._left: list[tuple[Amount, bool]] = []
+        self._accounts: list[list[int]] = [[] for _ in range(count)]
+        for accounts in datasets:
+            for (numbers, is_guarantee), left in accounts.least.items():
+                for number in numbers:
+                    self._accounts[number].append(len(self._left))
+                self._left.append((left, is_guarantee))
+
+    def taken(self, charges: Sequence[_Charge], first: Sequence[int] = ()) -> list[int]:
+        """Return the runs taken with these charges. first: runs that are taken before all others, and fit."""
+        charged = [(0, 0, 0)] * len(self._left)
+        taken = set[int]()
+        for number in (*first, *range(self._count)):
+            after = [self._after(charged[at], charges[number], at) for at in self._accounts[number]]
+            if number not in taken and all(one is not None for one in after):
+                taken.add(number)
+                for at, one in zip(self._accounts[number], after, strict=True):
+                    charged[at] = one or charged[at]
+        return sorted(taken)
+
+    def _after(self, before: tuple[int, int, int], charge: _Charge, at: int) -> tuple[int, int, int] | None:
+        """Return mu², delta and what stays unspent in an account with one run more; None if it does not fit."""
+        left, is_guarantee = self._left[at]
+        mu_sq_pico, delta_atto = before[0] + charge.mu_sq_pico, before[1] + charge.delta_atto
+        beside = max(before[2], charge.beside) if is_guarantee else 0
+        fits = mu_sq_pico + beside <= left.mu_sq_pico and delta_atto <= left.delta_atto
+        return (mu_sq_pico, delta_atto, beside) if fits else None
 
 
 def _by_dataset(charged: Sequence[ByDataset]) -> dict[UUID, _Accounts]:

@@ -31,6 +31,7 @@ from ledger.service.requests.fields import (
     Strict,
     demand_short,
     distinct,
+    field_error,
 )
 
 DATASETS_MAX: Final = 100
@@ -171,6 +172,19 @@ class NewBatch(Strict):
         ),
     ]
     atomic: Annotated[bool, Field(description="Approve all of them or none.")] = False
+    as_many_as_fit: Annotated[
+        bool,
+        Field(
+            description="Approve as many as fit together, in this order, at one level of their costs, so that they give"
+            " back in any order. The others are not recorded."
+        ),
+    ] = False
+
+    @model_validator(mode="after")
+    def _has_one_mode(self) -> NewBatch:
+        if self.atomic and self.as_many_as_fit:
+            raise field_error("as_many_as_fit", "must be left out with atomic: a batch is approved in one way")
+        return self
 
 
 class RestartStated(Strict):
