@@ -189,6 +189,31 @@ keys = _of_tenant(
     key=("id",),
 )
 
+# Who is signed in to the pages. A link signs in once: redeeming it removes it. `subject` is what an issuer of tokens
+# vouched for, as JSON, if the holder has no key.
+sessions = _of_tenant(
+    "sessions",
+    Column("id", Uid, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("digest", LargeBinary, nullable=False),
+    Column("principal_id", Uid, nullable=False),
+    Column("key_id", Uid),
+    Column("subject", Text),
+    Column("csrf", LargeBinary, nullable=False),
+    Column("created_us", Big, nullable=False),
+    Column("used_us", Big, nullable=False),
+    Column("expires_us", Big, nullable=False),
+    UniqueConstraint("tenant_id", "digest", name="sessions_digest_key"),
+    ForeignKeyConstraint(["tenant_id"], ["tenants.tenant_id"], name="sessions_tenant_fkey"),
+    _references("sessions_key_fkey", ("key_id",), "keys", ("id",)),
+    CheckConstraint("kind IN ('session', 'link')", name="sessions_kind"),
+    CheckConstraint("length(digest) = 32 AND length(csrf) = 32", name="sessions_lengths"),
+    CheckConstraint("(key_id IS NULL) <> (subject IS NULL)", name="sessions_holder"),
+    Index("sessions_of_principal", "tenant_id", "principal_id", "created_us"),
+    Index("sessions_ending", "tenant_id", "expires_us"),
+    key=("id",),
+)
+
 datasets = _of_tenant(
     "datasets",
     Column("id", Uid, nullable=False),

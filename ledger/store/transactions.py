@@ -22,6 +22,7 @@ from ledger.store.proposals import ProposalReader
 from ledger.store.repository import among
 from ledger.store.rows import key_of
 from ledger.store.runs import RunReader
+from ledger.store.sessions import SessionReader, SessionWriter
 from ledger.store.tables import datasets, entries, keys
 from ledger.store.tenants import TenantReader, TenantWriter
 
@@ -75,6 +76,7 @@ class Reading(Snapshot):
     outbox: OutboxReader
     certificates: CertificateReader
     progress: ProgressReader
+    sessions: SessionReader
 
     def __init__(self, connection: Connection, tenant_id: UUID) -> None:
         super().__init__(connection)
@@ -90,6 +92,7 @@ class Reading(Snapshot):
         self.outbox = OutboxReader(connection, tenant_id)
         self.certificates = CertificateReader(connection, tenant_id)
         self.progress = ProgressReader(connection, tenant_id)
+        self.sessions = SessionReader(connection, tenant_id)
 
 
 class Writing(Reading):
@@ -106,6 +109,7 @@ class Writing(Reading):
     outbox: OutboxWriter
     certificates: CertificateWriter
     progress: ProgressWriter
+    sessions: SessionWriter
 
     def __init__(self, connection: Connection, tenant_id: UUID) -> None:
         super().__init__(connection, tenant_id)
@@ -118,6 +122,7 @@ class Writing(Reading):
         self.outbox = OutboxWriter(connection, tenant_id)
         self.certificates = CertificateWriter(connection, tenant_id)
         self.progress = ProgressWriter(connection, tenant_id)
+        self.sessions = SessionWriter(connection, tenant_id)
 
     def times_and_keys(self, dataset_ids: Iterable[UUID], key_ids: Iterable[UUID]) -> tuple[int, int, dict[UUID, Key]]:
         """Return the database's clock, the latest time in the journals of these locked datasets, and these keys.
