@@ -17,7 +17,7 @@ on `tenant_id` in every statement do not rely on that: SQLite has none.
     rows          rows of tables as the nouns of `ledger.core`, and back
     overview      all tenants at once, by the statements of `watching`; and leases, for tasks of one process only
 
-The other modules but `tables`, `guards` and `watching`, which declare the schema, are one noun each.
+The other modules but `columns`, `tables`, `guards` and `watching`, which declare the schema, are one noun each.
 """
 
 from ledger.core.people import Key

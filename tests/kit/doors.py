@@ -33,7 +33,7 @@ from sqlalchemy import (
 from sqlalchemy.exc import DBAPIError
 
 from ledger.settings import Settings
-from ledger.store import engine_for, guards, tables
+from ledger.store import columns, engine_for, guards, tables
 from tests.conftest import Templates
 from tests.kit import postgres
 
@@ -216,7 +216,7 @@ def row(table: Table, *, tenant: UUID = ACME, **changes: Any) -> dict[str, Any]:
             "limit_delta_atto": 100,
         },
         "accounts": {"dataset_id": SPARE if tenant == ACME else MNIST}
-        | {"partition": "", "project": "", "principal_id": tables.NOBODY}
+        | {"partition": "", "project": "", "principal_id": columns.NOBODY}
         | {f"limit_{quantity}": 100 for quantity in QUANTITIES}
         | {f"spent_{quantity}": 40 for quantity in QUANTITIES}
         | {f"held_{quantity}": 30 for quantity in QUANTITIES}
