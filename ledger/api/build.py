@@ -10,6 +10,7 @@ from uuid import UUID
 
 from ledger.access.keys import Keyring
 from ledger.access.oidc import Issuers
+from ledger.access.sessions import Sessions
 from ledger.alerting.courier import Courier, Hosts
 from ledger.api import memory
 from ledger.api.metrics import Metrics
@@ -164,6 +165,11 @@ class Builder:
             store=store,
             writer=writer,
             keyring=keyring,
+            sessions=Sessions(
+                store,
+                idle_seconds=self._settings.session_idle_seconds,
+                seconds_max=self._settings.session_seconds_max,
+            ),
             catalogue=catalogue,
             certificates=certificates,
             aside=aside,

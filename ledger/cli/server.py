@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from ledger import __version__
+from ledger.addresses import is_loopback
 from ledger.cli import held, secrets, show
 from ledger.cli.show import console
 from ledger.errors import InvalidRequest
@@ -76,6 +77,7 @@ def serve(
         deploy.demand_servable(settings)
     keyfile.signer_for(settings)  # fail here, as above
     openness.warn(settings)
+    _show_pages(settings)
     uvicorn.run(
         "ledger.api.app:create_app",
         factory=True,
@@ -164,6 +166,24 @@ def _set_up(settings: Settings) -> None:
         kept[0].announce(_FIRST_KEYS)
     elif first is not None:
         _print_first_keys(asdict(first), url=address(settings.host, settings.port))
+
+
+def _show_pages(settings: Settings) -> None:
+    """Print where the pages are: on this machine's own terminal as a link that signs in. The person who starts
+    the server has its database, and so can make any key. The output of a service is a log, which gets no link."""
+    from ledger.operate import deploy
+
+    url = address(settings.host, settings.port)
+    is_terminal = secrets.is_printed(None, as_json=False)
+    link = None
+    if is_terminal and settings.is_sqlite and is_loopback(settings.host):
+        link = deploy.sign_in_link(settings)
+    if link is not None:
+        console.plain(
+            f"Open the dashboard. This link signs in once, within 15 minutes:\n\n    {url}/ui/sign-in/once/{link}\n"
+        )
+    elif is_terminal:
+        console.plain(f"The dashboard is at {url}/ui. Sign in with a key.\n")
 
 
 _FIRST_KEYS: Final = "The first keys of a new ledger: the operator's and an admin's."

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ledger.access.keys import Keyring
+from ledger.access.sessions import Sessions
 from ledger.service.alerts import Alerts
 from ledger.service.aside import Aside
 from ledger.service.attestations import Attestations
@@ -34,6 +35,7 @@ class UseCases:
     store: Store
     writer: Writer
     keyring: Keyring
+    sessions: Sessions
     catalogue: Catalogue
     certificates: Certificates
     aside: Aside

@@ -11,9 +11,10 @@ from sqlalchemy import Row, and_, case, delete, func, or_, select, tuple_, updat
 
 from ledger.core.daily import MILLION, NO_BUDGET_PPM, WHOLE, Day, Place, day_of
 from ledger.core.datasets import Balance, Definition, Least
+from ledger.store.columns import NOBODY
 from ledger.store.repository import Repository
 from ledger.store.rows import account_of, amount_of, amount_row
-from ledger.store.tables import NOBODY, accounts, alerts, datasets, days, entries, places, proposals, runs, tallies
+from ledger.store.tables import accounts, alerts, datasets, days, entries, places, proposals, runs, tallies
 
 _PARTS: Final = ("limit", "spent", "held", "remaining")
 _CHANGED: Final = tuple(f"{part}_{quantity}" for part in _PARTS for quantity in ("mu_sq_pico", "delta_atto"))

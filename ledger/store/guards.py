@@ -77,6 +77,7 @@ GRANTS: Final[dict[str, str]] = {
     "tenants": "SELECT, INSERT, UPDATE (second_steward, seq, head, alerting)",
     "operator_keys": "SELECT",
     "keys": "SELECT, INSERT, UPDATE (expires_us, revoked_us, last_used_us)",
+    "sessions": "SELECT, INSERT, UPDATE (used_us), DELETE",
     "tenant_entries": "SELECT, INSERT",
     "proposals": "SELECT, INSERT, UPDATE (state)",
     "datasets": "SELECT, INSERT, UPDATE (title, description, budget, limit_mu_sq_pico, limit_delta_atto, fair_use,"

@@ -26,7 +26,7 @@ from ledger.core.journal import chain
 from ledger.core.people import Key, Proposal, Tenant
 from ledger.core.residual import NO_TRAIL, Trail
 from ledger.core.runs import Run
-from ledger.store.tables import NOBODY
+from ledger.store.columns import NOBODY
 
 
 def amount_of(row: Row[Any], part: str) -> Amount:

@@ -23,6 +23,7 @@ from ledger.store.proposals import ProposalReader
 from ledger.store.repository import among
 from ledger.store.rows import key_of
 from ledger.store.runs import RunReader
+from ledger.store.sessions import SessionReader, SessionWriter
 from ledger.store.tables import datasets, entries, keys
 from ledger.store.tenants import TenantReader, TenantWriter
 
@@ -77,6 +78,7 @@ class Reading(Snapshot):
     certificates: CertificateReader
     progress: ProgressReader
     days: DayReader
+    sessions: SessionReader
 
     def __init__(self, connection: Connection, tenant_id: UUID) -> None:
         super().__init__(connection)
@@ -93,6 +95,7 @@ class Reading(Snapshot):
         self.certificates = CertificateReader(connection, tenant_id)
         self.progress = ProgressReader(connection, tenant_id)
         self.days = DayReader(connection, tenant_id)
+        self.sessions = SessionReader(connection, tenant_id)
 
 
 class Writing(Reading):
@@ -110,6 +113,7 @@ class Writing(Reading):
     certificates: CertificateWriter
     progress: ProgressWriter
     days: DayWriter
+    sessions: SessionWriter
 
     def __init__(self, connection: Connection, tenant_id: UUID) -> None:
         super().__init__(connection, tenant_id)
@@ -123,6 +127,7 @@ class Writing(Reading):
         self.certificates = CertificateWriter(connection, tenant_id)
         self.progress = ProgressWriter(connection, tenant_id)
         self.days = DayWriter(connection, tenant_id)
+        self.sessions = SessionWriter(connection, tenant_id)
 
     def times_and_keys(self, dataset_ids: Iterable[UUID], key_ids: Iterable[UUID]) -> tuple[int, int, dict[UUID, Key]]:
         """Return the database's clock, the latest time in the journals of these locked datasets, and these keys.

@@ -226,8 +226,19 @@ def test_a_tenant_changes_and_removes_no_rows_of_another(site: Site) -> None:
                 # Still in the transaction that did all of it.
                 cursor.execute("SELECT set_config('app.tenant_id', %s, true)", [str(site.theirs)])
                 assert rows(cursor, table) == before
-    assert changed == {"tenants", "keys", "datasets", "projects", "accounts", "runs", "proposals", "alerts", "progress"}
-    assert removed == {"claims", "certificates", "alerts"}
+    assert changed == {
+        "tenants",
+        "keys",
+        "datasets",
+        "projects",
+        "accounts",
+        "runs",
+        "proposals",
+        "alerts",
+        "progress",
+        "sessions",
+    }
+    assert removed == {"claims", "certificates", "alerts", "sessions"}
 
 
 def test_nobody_moves_a_row_to_another_tenant(site: Site) -> None:
