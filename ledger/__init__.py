@@ -5,6 +5,7 @@ store, access, signer, verifier: all SQL; who may do what; what is signed; what 
 recovery: heads that are kept outside the database, and what they show
 service, alerting: the use cases; what runs in the background. Only `service.writer` commits a decision
 report, recompute, operate: the audit report; costs worked out again; an operator's commands
+ui: the pages for people, which HTTP serves under /ui
 api, cli, client: HTTP; the command line; what a training job imports
 advisories: known faults of accountants and training libraries, and which recorded runs they touch
 deferred, web: modules that are imported when they are first needed

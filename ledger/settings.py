@@ -170,6 +170,12 @@ class Settings(BaseSettings):
         600,
         description="The most wrong keys a minute from one address; beyond it new keys from there are rejected unread.",
     )
+    session_idle_seconds: Annotated[int, Field(ge=60, le=7 * 86_400)] = Field(
+        3600, description="After how many seconds without a page a sign-in to the pages under /ui ends."
+    )
+    session_seconds_max: Annotated[int, Field(ge=60, le=30 * 86_400)] = Field(
+        12 * 3600, description="The longest time, in seconds, that a sign-in to these pages lasts."
+    )
     refusals_per_hour: Annotated[int, Field(ge=1, le=100_000)] = Field(
         600,
         description="The most refused runs an hour of one principal that are recorded; beyond it the answer is 429.",

@@ -33,7 +33,7 @@ ONLY_IN: dict[str, set[str]] = {
     "fastapi": {"api"},
     "fastapi_offline": {"api"},
     "prometheus_client": {"api"},
-    "starlette": {"api"},
+    "starlette": {"api", "ui"},
     "anyio": {"api.limits", "api.streams"},
     "uvicorn": {"cli", "api.protocol", "api.cycle"},
     "httptools": {"api.protocol"},
@@ -56,9 +56,9 @@ ONLY_IN: dict[str, set[str]] = {
     "reportlab": {"report"},
     # `typing` has TypedDict too, which Pydantic reads from Python 3.12 on.
     "typing_extensions": {"accounting", "service", "signer", "api"},
-    "jinja2": {"report"},
+    "jinja2": {"report", "ui"},
     "yaml": {"recompute.registry"},
-    "markupsafe": {"report"},
+    "markupsafe": {"report", "ui"},
 }
 
 
@@ -128,6 +128,7 @@ PLANTED: Final = {
     "service": ("cli.runs", "service.runs"),
     "operate": ("recompute.work", "operate.deploy"),
     "api": ("__main__", "api.app"),
+    "ui": ("service.runs", "ui.static"),
     "alerting-and-report": ("cli.alerting", "alerting.watch"),
     "advisories": ("service.runs", "advisories.match"),
     "client-and-recompute": ("api.runs", "client.wire"),

@@ -173,9 +173,14 @@ class Keyring:
         if not key.is_live(now_us):
             raise _ended(key)
         self._note_use(tenant_id, key.id, now_us)
-        datasets = None if key.datasets is None else frozenset(key.datasets)
-        projects = None if key.projects is None else frozenset(key.projects)
-        return Actor(tenant_id, key.id, key.principal_id, key.name, key.role, datasets, projects)
+        return actor_of(tenant_id, key)
+
+
+def actor_of(tenant_id: UUID, key: Key) -> Actor:
+    """Return who acts with a key."""
+    datasets = None if key.datasets is None else frozenset(key.datasets)
+    projects = None if key.projects is None else frozenset(key.projects)
+    return Actor(tenant_id, key.id, key.principal_id, key.name, key.role, datasets, projects)
 
 
 def _ended(key: Key) -> Unauthenticated:

@@ -57,3 +57,20 @@ def may(actor: Actor, action: str) -> bool:
     """Return whether the actor's role, and the limits of its key, allow this action at all."""
     is_limited = actor.datasets is not None or actor.projects is not None
     return actor.role in ALLOWED[action] and not (is_limited and action in TENANT_WIDE)
+
+
+def demand(caller: Caller, action: str) -> Actor:
+    """Return the caller if they may do this. Raises Forbidden."""
+    if isinstance(caller, Operator):
+        raise Forbidden(
+            "The operator's key only makes tenants; it cannot read or change what belongs to a tenant. Use a key of the"
+            " tenant."
+        )
+    if not may(caller, action):
+        who = (
+            f"The role {caller.role}"
+            if caller.role not in ALLOWED[action]
+            else "A key that is limited to datasets or projects"
+        )
+        raise Forbidden(f"{who} may not {action}. Ask an admin of your tenant for a key that may.", role=caller.role)
+    return caller

@@ -19,10 +19,12 @@ from ledger import __version__
 from ledger.api import (
     alerts,
     contract,
+    dashboard,
     datasets,
     docs,
     evaluate,
     guide,
+    overview,
     plan,
     problems,
     proposals,
@@ -56,7 +58,7 @@ The [guide](/docs/guide) has a tutorial, how-to pages, explanations and the whol
 """
 
 
-_PARTS: Final = (runs, datasets, reports, evaluate, plan, proposals, tenants, alerts, system, docs, guide)
+_PARTS: Final = (runs, overview, datasets, reports, evaluate, plan, proposals, tenants, alerts, system, docs, guide)
 
 
 def declared_routes() -> list[BaseRoute]:
@@ -137,6 +139,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     for part in _PARTS:
         app.include_router(part.router)
+    app.router.routes.extend(dashboard.ROUTES)
     app.state.metrics = metrics
     app.state.unread_bytes_max = min(chosen.body_bytes_max, chosen.discard_bytes_max)
     app.state.streams = Streams(chosen)
@@ -195,6 +198,7 @@ def _add_middleware(app: FastAPI, settings: Settings, metrics: Metrics) -> None:
         bytes_max=app.state.unread_bytes_max,
         has_pages=bool(settings.cors_origins),
     )
+    app.state.dashboard = dashboard.Dashboard(lambda: app.state.services, recogniser, requests)
     app.add_middleware(Bodies, bytes_max=settings.body_bytes_max, held=held)
     app.add_middleware(Crowd, requests=requests)
     app.add_middleware(Recognise, recogniser=recogniser)

@@ -12,6 +12,7 @@ from uuid import UUID
 
 from ledger.access.keys import Keyring
 from ledger.access.oidc import Issuers
+from ledger.access.sessions import Sessions
 from ledger.alerting.courier import Courier, Hosts
 from ledger.api import memory
 from ledger.api.metrics import Metrics
@@ -37,6 +38,7 @@ from ledger.service.history import History
 from ledger.service.journals import Journals
 from ledger.service.keys import Keys
 from ledger.service.last_uses import LastUses
+from ledger.service.overview import Overview
 from ledger.service.planned_runs import RunsPlanner
 from ledger.service.planner import Planner
 from ledger.service.proposals import Proposals
@@ -195,12 +197,18 @@ class Builder:
             store=store,
             writer=writer,
             keyring=keyring,
+            sessions=Sessions(
+                store,
+                idle_seconds=self._settings.session_idle_seconds,
+                seconds_max=self._settings.session_seconds_max,
+            ),
             catalogue=catalogue,
             certificates=certificates,
             aside=aside,
             costing=costing,
             datasets=datasets,
             history=History(store=store),
+            overview=Overview(store=store),
             runs=runs,
             attestations=Attestations(store=store, runs=runs, heads=heads, signer=self._signer),
             planner=Planner(store, catalogue, costing),

@@ -36,21 +36,7 @@ class Allowed:
 
     def demand(self, caller: Caller) -> Actor:
         """Return the caller if they may do this. Raises Forbidden."""
-        if isinstance(caller, Operator):
-            raise Forbidden(
-                "The operator's key only makes tenants; it cannot read or change what belongs to a tenant. Use a"
-                " key of the tenant."
-            )
-        if not roles.may(caller, self.action):
-            who = (
-                f"The role {caller.role}"
-                if caller.role not in roles.ALLOWED[self.action]
-                else "A key that is limited to datasets or projects"
-            )
-            raise Forbidden(
-                f"{who} may not {self.action}. Ask an admin of your tenant for a key that may.", role=caller.role
-            )
-        return caller
+        return roles.demand(caller, self.action)
 
 
 async def anyone(caller: Annotated[Caller, Depends(_caller)]) -> Caller:

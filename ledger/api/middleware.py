@@ -151,6 +151,11 @@ class Recogniser:
         self._demand_rate(caller)
         return caller
 
+    def enter(self, scope: Scope, caller: Caller) -> None:
+        """Let a caller in who was recognised by a session, and not by a header. Raises RateLimited."""
+        scope.setdefault("state", {})["caller"] = caller
+        self._demand_rate(caller)
+
     async def _caller(self, scope: Scope, header: str) -> Caller:
         scheme, _, secret = header.partition(" ")
         secret = secret.strip()

@@ -95,5 +95,5 @@ async def show_keys(request: Request) -> Response:
 
 @router.get("/", include_in_schema=False, response_model=None)
 async def root() -> Response:
-    """Redirect to the documentation. There is no dashboard yet."""
-    return RedirectResponse("/docs")
+    """Redirect to the pages for people."""
+    return RedirectResponse("/ui", status_code=303)

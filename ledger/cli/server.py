@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from ledger import __version__
+from ledger.addresses import is_loopback
 from ledger.cli import held, secrets, show
 from ledger.cli.show import console
 from ledger.errors import InvalidRequest
@@ -81,6 +82,7 @@ def serve(
         deploy.demand_servable(settings)
     keyfile.signer_for(settings)  # fail here, as above
     openness.warn(settings)
+    _show_pages(settings)
     uvicorn.run(
         "ledger.api.app:create_app",
         factory=True,
@@ -172,6 +174,24 @@ def _set_up(settings: Settings) -> None:
         _print_first_keys(asdict(first), url=address(settings.host, settings.port))
 
 
+def _show_pages(settings: Settings) -> None:
+    """Print where the pages are: on this machine's own terminal as a link that signs in. The person who starts
+    the server has its database, and so can make any key. The output of a service is a log, which gets no link."""
+    from ledger.operate import deploy
+
+    url = address(settings.host, settings.port)
+    is_terminal = secrets.is_printed(None, as_json=False)
+    link = None
+    if is_terminal and settings.is_sqlite and is_loopback(settings.host):
+        link = deploy.sign_in_link(settings)
+    if link is not None:
+        console.plain(
+            f"Open the dashboard. This link signs in once, within 15 minutes:\n\n    {url}/ui/sign-in/once/{link}\n"
+        )
+    elif is_terminal:
+        console.plain(f"The dashboard is at {url}/ui. Sign in with a key.\n")
+
+
 _FIRST_KEYS: Final = "The first keys of a new ledger: the operator's and an admin's."
 
 
@@ -242,6 +262,9 @@ def check(
     heads_dir: Annotated[
         Path | None, typer.Option("--heads-dir", help="The folder of published heads, as LEDGER_HEADS_DIR names it.")
     ] = None,
+    recount: Annotated[
+        bool, typer.Option("--recount", help="First count the days again that lists and charts are made of.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Verify every journal in the database, and compare it with the tables. Exit status 1 if one does not verify.
@@ -259,6 +282,12 @@ def check(
     if receipt or heads:
         kept = held.witnesses(_own_keys(settings) if jwks is None else held.keys_of(jwks), receipt, heads)
     results: list[dict[str, Any]] = []
+    if recount:
+        from ledger.operate.recount import recount as counted_again
+
+        with console.progress("Counting days", quiet=as_json) as advance:
+            for _ in counted_again(settings):
+                advance()
     with console.progress("Checking journals", quiet=as_json) as advance:
         for result in check_journals(settings, kept):
             results.append(result)

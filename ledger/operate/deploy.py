@@ -22,6 +22,7 @@ from sqlalchemy import URL, Connection, Engine, make_url, select, text
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from ledger.access import keys
+from ledger.access.sessions import make_link
 from ledger.errors import DatabaseUnusable, Misconfigured, NotFound
 from ledger.service.keys import add_admin
 from ledger.service.tenants import add_tenant
@@ -218,6 +219,14 @@ def reset_admin(settings: Settings, *, tenant: str) -> str:
         raise NotFound(f"There is no tenant named {tenant!r}.")
     with writing_in(settings, tenant_id) as writing:
         return add_admin(writing, by=AT_THE_DATABASE, now_us=writing.now_us())[1]
+
+
+def sign_in_link(settings: Settings) -> str | None:
+    """Return the secret of a link that signs in to the pages once, as the first admin of the only tenant; None if there
+    are several tenants, or no such key is live."""
+    with opened_by_owner(settings) as store:
+        tenants = tenants_of(store)
+        return make_link(store, tenants[0][0]) if len(tenants) == 1 else None
 
 
 def tenants_of(store: Store) -> list[tuple[UUID, str]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ledger.access.keys import Keyring
+from ledger.access.sessions import Sessions
 from ledger.service.alerts import Alerts
 from ledger.service.aside import Aside
 from ledger.service.attestations import Attestations
@@ -15,6 +16,7 @@ from ledger.service.datasets import Datasets
 from ledger.service.history import History
 from ledger.service.journals import Journals
 from ledger.service.keys import Keys
+from ledger.service.overview import Overview
 from ledger.service.planned_runs import RunsPlanner
 from ledger.service.planner import Planner
 from ledger.service.proposals import Proposals
@@ -33,6 +35,7 @@ class UseCases:
     store: Store
     writer: Writer
     keyring: Keyring
+    sessions: Sessions
     catalogue: Catalogue
     certificates: Certificates
     aside: Aside
@@ -48,6 +51,7 @@ class UseCases:
     keys: Keys
     alerts: Alerts
     journals: Journals
+    overview: Overview
     signer: Signer
     heads: Heads
     schema_revision: str

@@ -1,9 +1,10 @@
 """All SQL, for PostgreSQL and SQLite.
 
 A `Reading` sees one tenant in one consistent snapshot; a `Writing` changes it. Both reach rows by noun:
-`reading.runs.page(…)`, `writing.outbox.add(…)`. Only five modules open a writing transaction: `ledger.service.writer`
-and `ledger.operate.deploy`, and three that write no record and lock nothing else: `ledger.service.certificates` for its
-cache, `ledger.service.runs` for the progress of a job, and `ledger.alerting.lookout` for its lease. Rows are locked in
+`reading.runs.page(…)`, `writing.outbox.add(…)`. Only six modules open a writing transaction: `ledger.service.writer`
+and `ledger.operate.deploy`, and four that write no record and lock nothing else: `ledger.service.certificates` for its
+cache, `ledger.service.runs` for the progress of a job, `ledger.access.sessions` for who is signed in, and
+`ledger.alerting.lookout` for its lease. Rows are locked in
 one order everywhere: idempotency keys (sorted), dataset names (sorted), datasets (by id); the rows of a dataset
 (accounts, projects, runs, entries) are protected by its lock; the tenant's own journal comes last.
 
@@ -16,7 +17,7 @@ on `tenant_id` in every statement do not rely on that: SQLite has none.
     rows          rows of tables as the nouns of `ledger.core`, and back
     overview      all tenants at once, by the statements of `watching`; and leases, for tasks of one process only
 
-The other modules but `tables`, `guards` and `watching`, which declare the schema, are one noun each.
+The other modules but `columns`, `tables`, `guards` and `watching`, which declare the schema, are one noun each.
 """
 
 from ledger.core.people import Key

@@ -11,9 +11,10 @@ from sqlalchemy import ColumnElement, Label, and_, bindparam, func, or_, select,
 from ledger.core.amounts import Amount
 from ledger.core.books import Books
 from ledger.core.datasets import Account, AccountKey, Balance
+from ledger.store.columns import NOBODY
 from ledger.store.repository import Repository, among
 from ledger.store.rows import account_of, amounts_row, key_row
-from ledger.store.tables import NOBODY, accounts
+from ledger.store.tables import accounts
 
 _QUANTITIES: Final = ("mu_sq_pico", "delta_atto")
 _PARTS: Final = ("limit", "spent", "held", "left")

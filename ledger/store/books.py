@@ -13,12 +13,13 @@ from ledger.core.books import Books, ReadSet
 from ledger.core.datasets import Dataset, Project
 from ledger.core.people import Tenant
 from ledger.store.accounts import AccountReader, AccountWriter
+from ledger.store.columns import NOBODY
 from ledger.store.datasets import DatasetReader, DatasetWriter
 from ledger.store.proposals import ProposalReader, ProposalWriter
 from ledger.store.repository import Repository, among
 from ledger.store.rows import alerting_of, dataset_of
 from ledger.store.runs import RunReader, RunWriter
-from ledger.store.tables import NOBODY, accounts, datasets, tenants
+from ledger.store.tables import accounts, datasets, tenants
 from ledger.store.tenants import TenantReader, TenantWriter
 
 NAMES_MAX: Final = 500

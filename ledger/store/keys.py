@@ -40,6 +40,13 @@ class KeyReader(Repository):
             query = query.where(keys.c.id > after)
         return [key_of(row) for row in self.connection.execute(query)]
 
+    def oldest_admin(self) -> Key | None:
+        """Return the admin's live key that was made first, among those without limits and without an end."""
+        is_whole = (keys.c.datasets.is_(None), keys.c.projects.is_(None), keys.c.expires_us.is_(None))
+        query = self._all().where(keys.c.role == "admin", keys.c.revoked_us.is_(None), *is_whole)
+        row = self.connection.execute(query.order_by(keys.c.created_us, keys.c.id).limit(1)).one_or_none()
+        return None if row is None else key_of(row)
+
     def _all(self) -> Select[Any]:
         return select(keys).where(keys.c.tenant_id == self.tenant_id)
 

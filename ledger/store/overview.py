@@ -10,7 +10,8 @@ from sqlalchemy import Row, TextualSelect, bindparam, delete, text, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from ledger.store import watching
-from ledger.store.tables import NOBODY, Uid, leases
+from ledger.store.columns import NOBODY, Uid
+from ledger.store.tables import leases
 from ledger.store.transactions import Snapshot
 
 PROBES: Final = 8

@@ -8,8 +8,9 @@ from uuid import UUID
 
 from sqlalchemy import Text, func, literal, select
 
+from ledger.store.columns import Big, Uid
 from ledger.store.repository import Repository
-from ledger.store.tables import Big, Uid, progress, runs
+from ledger.store.tables import progress, runs
 
 
 class Progress(NamedTuple):

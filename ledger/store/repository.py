@@ -12,7 +12,7 @@ from sqlalchemy import ColumnElement, Connection, Table, bindparam, select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from ledger.store.arrays import packed
-from ledger.store.tables import Uid
+from ledger.store.columns import Uid
 
 
 def among(column: ColumnElement[Any], name: str, *, is_one: bool) -> ColumnElement[bool]:

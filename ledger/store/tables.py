@@ -10,20 +10,15 @@ limit + overdrawn`, and an entry is added at the end of its journal or not at al
 
 from __future__ import annotations
 
-from typing import Any, Final
-from uuid import UUID
+from typing import Final
 
 from sqlalchemy import (
     DDL,
-    BigInteger,
     CheckConstraint,
     Column,
-    Dialect,
     ForeignKeyConstraint,
     Index,
-    Integer,
     LargeBinary,
-    MetaData,
     PrimaryKeyConstraint,
     Table,
     Text,
@@ -31,9 +26,14 @@ from sqlalchemy import (
     event,
     text,
 )
-from sqlalchemy.dialects import postgresql
-from sqlalchemy.types import TypeDecorator, TypeEngine
 
+from ledger.store import columns
+from ledger.store.columns import NOBODY, Big, Uid
+from ledger.store.columns import amount as _amount
+from ledger.store.columns import limit_range as _limit_range
+from ledger.store.columns import of_tenant as _of_tenant
+from ledger.store.columns import references as _references
+from ledger.store.columns import within as _within
 from ledger.store.guards import (
     FAMILIAR,
     KEEP,
@@ -46,83 +46,10 @@ from ledger.store.guards import (
 )
 from ledger.store.watching import WATCHED, functions, policy
 
-
-class Uid(TypeDecorator[UUID]):
-    """A UUID: native on PostgreSQL, its canonical text on SQLite, whose STRICT tables know no such type."""
-
-    impl = Text
-    cache_ok = True
-
-    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
-        if dialect.name == "postgresql":
-            return dialect.type_descriptor(postgresql.UUID(as_uuid=True))
-        return dialect.type_descriptor(Text())
-
-    def process_bind_param(self, value: UUID | None, dialect: Dialect) -> Any:
-        return value if value is None or dialect.name == "postgresql" else str(value)
-
-    def process_result_value(self, value: Any | None, dialect: Dialect) -> UUID | None:  # noqa: ARG002 (an override)
-        return value if value is None or isinstance(value, UUID) else UUID(value)
-
-
-Big: Final = BigInteger().with_variant(Integer(), "sqlite")
-NOBODY: Final = UUID(int=0)
-"""Takes the place of a principal in the key of an account that is not a principal's."""
-LIMIT_MU_SQ_PICO_MAX: Final = 10**18
-"""A budget's mu is at most 1000. With this bound no expression in a constraint can exceed 2^63."""
-
-metadata = MetaData()
+metadata = columns.metadata
 _IS_OPEN: Final = text("due_us IS NOT NULL")
 _IS_PENDING: Final = text("state = 'pending'")
 _WAITS: Final = text("state = 'open'")
-
-
-def _amount(name: str, *, nullable: bool = False) -> list[Column[Any]]:
-    """Return the two columns of an amount."""
-    return [Column(f"{name}_{quantity}", Big, nullable=nullable) for quantity in ("mu_sq_pico", "delta_atto")]
-
-
-def _limit_range(table: str, name: str) -> CheckConstraint:
-    """Return the condition that a limit is in range, or NULL."""
-    mu, delta = f"{name}_mu_sq_pico", f"{name}_delta_atto"
-    return CheckConstraint(
-        f"({mu} IS NULL) = ({delta} IS NULL) AND ({mu} IS NULL OR ({mu} >= 0 AND {mu} <= {LIMIT_MU_SQ_PICO_MAX}"
-        f" AND {delta} >= 0 AND {delta} <= {LIMIT_MU_SQ_PICO_MAX}))",
-        name=f"{table}_{name}_range",
-    )
-
-
-def _within(quantity: str) -> list[CheckConstraint]:
-    """Return the invariant of one quantity, written as a difference, so that it cannot overflow (see
-    LIMIT_MU_SQ_PICO_MAX)."""
-    limit, spent, held, overdrawn = (f"{part}_{quantity}" for part in ("limit", "spent", "held", "overdrawn"))
-    return [
-        CheckConstraint(
-            f"{limit} >= 0 AND {spent} >= 0 AND {held} >= 0 AND {overdrawn} >= 0 AND {overdrawn} <= {spent}"
-            f" AND {limit} <= {LIMIT_MU_SQ_PICO_MAX}",
-            name=f"accounts_{quantity}_range",
-        ),
-        CheckConstraint(f"{held} <= {limit} - {spent} + {overdrawn}", name=f"accounts_{quantity}_within_limit"),
-    ]
-
-
-def _of_tenant(name: str, *parts: Any, key: tuple[str, ...], sqlite_with_rowid: bool = True) -> Table:
-    """Return a table that belongs to tenants: `tenant_id` first, in the primary key too."""
-    return Table(
-        name,
-        metadata,
-        Column("tenant_id", Uid, nullable=False),
-        *parts,
-        PrimaryKeyConstraint("tenant_id", *key, name=f"{name}_pkey"),
-        sqlite_strict=True,
-        sqlite_with_rowid=sqlite_with_rowid,
-    )
-
-
-def _references(name: str, columns: tuple[str, ...], table: str, remote: tuple[str, ...]) -> ForeignKeyConstraint:
-    return ForeignKeyConstraint(
-        ["tenant_id", *columns], [f"{table}.tenant_id", *(f"{table}.{column}" for column in remote)], name=name
-    )
 
 
 # `seq` and `head` are the newest number and hash of the tenant's own journal of keys, roles and policies. `alerting` is
@@ -186,6 +113,31 @@ keys = _of_tenant(
     ForeignKeyConstraint(["tenant_id"], ["tenants.tenant_id"], name="keys_tenant_fkey"),
     CheckConstraint("role IN ('admin', 'steward', 'requester', 'auditor')", name="keys_role"),
     CheckConstraint("length(digest) = 32", name="keys_digest_length"),
+    key=("id",),
+)
+
+# Who is signed in to the pages. A link signs in once: redeeming it removes it. `subject` is what an issuer of tokens
+# vouched for, as JSON, if the holder has no key.
+sessions = _of_tenant(
+    "sessions",
+    Column("id", Uid, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("digest", LargeBinary, nullable=False),
+    Column("principal_id", Uid, nullable=False),
+    Column("key_id", Uid),
+    Column("subject", Text),
+    Column("csrf", LargeBinary, nullable=False),
+    Column("created_us", Big, nullable=False),
+    Column("used_us", Big, nullable=False),
+    Column("expires_us", Big, nullable=False),
+    UniqueConstraint("tenant_id", "digest", name="sessions_digest_key"),
+    ForeignKeyConstraint(["tenant_id"], ["tenants.tenant_id"], name="sessions_tenant_fkey"),
+    _references("sessions_key_fkey", ("key_id",), "keys", ("id",)),
+    CheckConstraint("kind IN ('session', 'link')", name="sessions_kind"),
+    CheckConstraint("length(digest) = 32 AND length(csrf) = 32", name="sessions_lengths"),
+    CheckConstraint("(key_id IS NULL) <> (subject IS NULL)", name="sessions_holder"),
+    Index("sessions_of_principal", "tenant_id", "principal_id", "created_us"),
+    Index("sessions_ending", "tenant_id", "expires_us"),
     key=("id",),
 )
 
@@ -367,6 +319,41 @@ tenant_entries = _of_tenant(
     sqlite_with_rowid=False,
 )
 
+# How full each dataset is, and how much of its journal is counted in `days`: prepared in the background (`store.days`).
+tallies = _of_tenant(
+    "tallies",
+    Column("dataset_id", Uid, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("seq", Big, nullable=False),
+    Column("left_ppm", Big, nullable=False),
+    Column("forecast_seq", Big, nullable=False),
+    Column("forecast_us", Big, nullable=False),
+    Column("ends_us", Big),
+    _references("tallies_dataset_fkey", ("dataset_id",), "datasets", ("id",)),
+    CheckConstraint("seq >= 0 AND forecast_seq >= 0", name="tallies_seq"),
+    Index("tallies_fullest", "tenant_id", "left_ppm", "name"),
+    key=("dataset_id",),
+)
+
+# The balance of an account at the end of each day on which an entry stated it. Counts of runs are the whole dataset's.
+days = _of_tenant(
+    "days",
+    Column("dataset_id", Uid, nullable=False),
+    Column("project", Text, nullable=False),
+    Column("partition", Text, nullable=False),
+    Column("day", Big, nullable=False),
+    Column("seq", Big, nullable=False),
+    *(column for part in ("limit", "spent", "held", "remaining") for column in _amount(part)),
+    Column("approvals", Big, nullable=False),
+    Column("refusals", Big, nullable=False),
+    Column("least_seq", Big),
+    *_amount("least", nullable=True),
+    _references("days_dataset_fkey", ("dataset_id",), "datasets", ("id",)),
+    CheckConstraint("day >= 0 AND seq >= 1 AND approvals >= 0 AND refusals >= 0", name="days_counts"),
+    key=("dataset_id", "project", "partition", "day"),
+    sqlite_with_rowid=False,
+)
+
 # What one steward proposed and a second one must approve. `body` is everything needed to do it.
 proposals = _of_tenant(
     "proposals",
@@ -388,6 +375,7 @@ proposals = _of_tenant(
     CheckConstraint("(kind IN ('void', 'correction', 'run')) = (run_id IS NOT NULL)", name="proposals_run"),
     Index("proposals_newest", "tenant_id", "created_us", "id"),
     Index("proposals_of_dataset", "tenant_id", "dataset_id", "state"),
+    Index("proposals_open", "tenant_id", "expires_us", postgresql_where=_WAITS, sqlite_where=_WAITS),
     Index("proposals_lapsing", "expires_us", "id", postgresql_where=_WAITS, sqlite_where=_WAITS),
     key=("id",),
 )

@@ -14,6 +14,7 @@ from ledger.store.books import BookReader, BookWriter
 from ledger.store.certificates import CertificateReader, CertificateWriter
 from ledger.store.claims import ClaimWriter
 from ledger.store.datasets import DatasetReader, DatasetWriter
+from ledger.store.days import DayReader, DayWriter
 from ledger.store.journals import JournalReader, JournalWriter
 from ledger.store.keys import KeyReader, KeyWriter
 from ledger.store.outbox import OutboxReader, OutboxWriter
@@ -22,6 +23,7 @@ from ledger.store.proposals import ProposalReader
 from ledger.store.repository import among
 from ledger.store.rows import key_of
 from ledger.store.runs import RunReader
+from ledger.store.sessions import SessionReader, SessionWriter
 from ledger.store.tables import datasets, entries, keys
 from ledger.store.tenants import TenantReader, TenantWriter
 
@@ -75,6 +77,8 @@ class Reading(Snapshot):
     outbox: OutboxReader
     certificates: CertificateReader
     progress: ProgressReader
+    days: DayReader
+    sessions: SessionReader
 
     def __init__(self, connection: Connection, tenant_id: UUID) -> None:
         super().__init__(connection)
@@ -90,6 +94,8 @@ class Reading(Snapshot):
         self.outbox = OutboxReader(connection, tenant_id)
         self.certificates = CertificateReader(connection, tenant_id)
         self.progress = ProgressReader(connection, tenant_id)
+        self.days = DayReader(connection, tenant_id)
+        self.sessions = SessionReader(connection, tenant_id)
 
 
 class Writing(Reading):
@@ -106,6 +112,8 @@ class Writing(Reading):
     outbox: OutboxWriter
     certificates: CertificateWriter
     progress: ProgressWriter
+    days: DayWriter
+    sessions: SessionWriter
 
     def __init__(self, connection: Connection, tenant_id: UUID) -> None:
         super().__init__(connection, tenant_id)
@@ -118,6 +126,8 @@ class Writing(Reading):
         self.outbox = OutboxWriter(connection, tenant_id)
         self.certificates = CertificateWriter(connection, tenant_id)
         self.progress = ProgressWriter(connection, tenant_id)
+        self.days = DayWriter(connection, tenant_id)
+        self.sessions = SessionWriter(connection, tenant_id)
 
     def times_and_keys(self, dataset_ids: Iterable[UUID], key_ids: Iterable[UUID]) -> tuple[int, int, dict[UUID, Key]]:
         """Return the database's clock, the latest time in the journals of these locked datasets, and these keys.

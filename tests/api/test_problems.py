@@ -281,11 +281,12 @@ def test_methods(here: Ledger, path: str, methods: set[str]) -> None:
     assert set(head.headers["allow"].split(", ")) == methods
 
 
-def test_root_leads_to_the_documentation(here: Ledger) -> None:
-    """Goal: whoever opens the server's address finds out what it is. Method: follow / without a key."""
+def test_root_leads_to_the_pages(here: Ledger) -> None:
+    """Goal: whoever opens the server's address can sign in, or read about it. Method: follow / without a key."""
     answer = here.client.get("/", follow_redirects=True)
     assert answer.status_code == 200
-    assert "/openapi.json" in answer.text
+    assert "<h1>Sign in</h1>" in answer.text
+    assert 'href="/docs/guide/"' in answer.text
 
 
 # --- failures inside -------------------------------------------------------------------------------------------------

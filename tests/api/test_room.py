@@ -183,7 +183,7 @@ def test_what_anyone_may_ask_takes_no_thread(settings: Settings) -> None:
         open_to_all = ("/healthz", "/readyz", "/metrics", "/.well-known/jwks.json", "/openapi.json", "/docs")
         for path in (*open_to_all, "/docs/swagger-ui.css", "/docs/swagger-ui-bundle.js", "/docs/favicon.png"):
             assert client.get(path).status_code == 200, path
-        assert client.get("/", follow_redirects=False).status_code == 307
+        assert client.get("/", follow_redirects=False).status_code == 303
         assert client.get("/nothing").status_code == 404
         assert {client.post("/v1/runs", content=b"{").status_code, client.get("/v1/nothing").status_code} == {401}
 

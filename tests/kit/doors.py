@@ -33,7 +33,7 @@ from sqlalchemy import (
 from sqlalchemy.exc import DBAPIError
 
 from ledger.settings import Settings
-from ledger.store import engine_for, guards, tables
+from ledger.store import columns, engine_for, guards, tables
 from tests.conftest import Templates
 from tests.kit import postgres
 
@@ -216,7 +216,7 @@ def row(table: Table, *, tenant: UUID = ACME, **changes: Any) -> dict[str, Any]:
             "limit_delta_atto": 100,
         },
         "accounts": {"dataset_id": SPARE if tenant == ACME else MNIST}
-        | {"partition": "", "project": "", "principal_id": tables.NOBODY}
+        | {"partition": "", "project": "", "principal_id": columns.NOBODY}
         | {f"limit_{quantity}": 100 for quantity in QUANTITIES}
         | {f"spent_{quantity}": 40 for quantity in QUANTITIES}
         | {f"held_{quantity}": 30 for quantity in QUANTITIES}
@@ -272,6 +272,18 @@ def row(table: Table, *, tenant: UUID = ACME, **changes: Any) -> dict[str, Any]:
             "principal_id": NOWHERE,
             "created_us": 1,
         },
+        "sessions": {
+            "id": id_,
+            "kind": "session",
+            "digest": 2 * id_.bytes,
+            "principal_id": NOWHERE,
+            "key_id": MAIN_KEY if tenant == ACME else None,
+            "subject": None if tenant == ACME else "{}",
+            "csrf": bytes(32),
+            "created_us": 1,
+            "used_us": 1,
+            "expires_us": 2,
+        },
         "progress": {"run_id": MAIN_RUN, "steps": 1, "at_us": 1, "reporter": None},
         "claims": {"key": f"key {id_}", "principal_id": NOWHERE, "digest": bytes(32), "run_id": MAIN_RUN},
         "certificates": {"digest": 2 * id_.bytes, "body": "{}", "created_us": 1},
@@ -300,6 +312,7 @@ ROWS: dict[Table, list[dict[str, Any]]] = {
     tables.operator_keys: [row(tables.operator_keys, digest=bytes(32))],
     tables.leases: [row(tables.leases, name="a lease")],
     tables.keys: [row(tables.keys, id=MAIN_KEY, digest=bytes(32))],
+    tables.sessions: [row(tables.sessions, id=MAIN_KEY, digest=bytes(32))],
     tables.datasets: [
         row(tables.datasets, id=MNIST, name="mnist", seq=3),
         row(tables.datasets, id=SPARE, name="spare"),

@@ -9,6 +9,7 @@ from typing import Any
 from ledger.core.people import Actor
 from tests.kit.accountant import DPSGD
 from tests.kit.driver import MNIST, WEAK, Ledger
+from tests.kit.pages import Visitor
 
 NOBODY = str(uuid.UUID(int=1))
 """The id of nothing."""
@@ -58,6 +59,7 @@ def furnished(admin: Ledger, *, dataset: str = "mnist", project: str = "ranking"
     ok(admin.put("/v1/policy", {"second_steward": True, **REASON}))
     ok(admin.post("/v1/alerting/test"))
     proposal = raised(admin, dataset)
+    Visitor.signed_in(admin)
     return Things(admin, dataset, project, run, key, proposal)
 
 

@@ -148,6 +148,9 @@ VIOLATIONS: dict[str, tuple[Table, list[dict[str, Any]]]] = {
             {"state": "refused", "due_us": None, "delta_atto": None},
         ],
     ),
+    "sessions_kind": (tables.sessions, [{"kind": kind} for kind in ("", "Session", "cookie")]),
+    "sessions_lengths": (tables.sessions, [{part: wrong} for part in ("digest", "csrf") for wrong in LENGTHS]),
+    "sessions_holder": (tables.sessions, [{"key_id": None}, {"subject": "{}"}]),
     "progress_steps": (tables.progress, [{"steps": -1}]),
     "runs_due": (
         tables.runs,
@@ -236,6 +239,8 @@ def test_everything_belongs_to_something_that_is_there(door: Door) -> None:
     expected = "foreign key" if door.checks_references else ACCEPTED
     elsewhere: dict[str, dict[str, Any]] = {
         "keys_tenant_fkey": {"tenant_id": NOWHERE},
+        "sessions_tenant_fkey": {"tenant_id": NOWHERE, "key_id": None, "subject": "{}"},
+        "sessions_key_fkey": {"key_id": NOWHERE},
         "claims_tenant_fkey": {"tenant_id": NOWHERE},
         "certificates_tenant_fkey": {"tenant_id": NOWHERE},
         "datasets_tenant_fkey": {"tenant_id": NOWHERE},
@@ -273,6 +278,8 @@ def test_what_is_unique_is_unique_within_its_tenant_alone(door: Door) -> None:
     taken: dict[tuple[str, ...], dict[str, Any]] = {
         ("keys", "id"): {"id": MAIN_KEY},
         ("keys", "digest"): {"digest": bytes(32)},
+        ("sessions", "id"): {"id": MAIN_KEY},
+        ("sessions", "digest"): {"digest": bytes(32)},
         ("datasets", "id"): {"id": NOWHERE},
         ("datasets", "name"): {"name": "mnist"},
         ("lineage", "dataset_id", "ancestor_id"): {"dataset_id": MNIST, "ancestor_id": SPARE},

@@ -1,0 +1,41 @@
+"""What the application gives the pages. The pages know nothing of the API."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from starlette.types import Scope
+
+from ledger.access.roles import Caller
+from ledger.service.use_cases import UseCases
+
+
+class Door(Protocol):
+    """Lets callers in."""
+
+    async def admit(self, scope: Scope, header: str) -> Caller:
+        """Return the caller of a header Authorization. Raises Unauthenticated, RateLimited and Overloaded."""
+
+    def enter(self, scope: Scope, caller: Caller) -> None:
+        """Let a caller of a session in. Raises RateLimited."""
+
+
+class Room(Protocol):
+    """The places for requests of recognised callers."""
+
+    def one(self, caller: Caller) -> AbstractContextManager[None]:
+        """Take a place for the duration of the block. Raises Overloaded."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """The services of the application that is running, its door, its room, and how it explains an error: `status`,
+    `code`, `title`, `detail` and the error's facts."""
+
+    services: Callable[[], UseCases]
+    door: Door
+    requests: Room
+    explained: Callable[[Exception], Mapping[str, Any]]

@@ -1,0 +1,58 @@
+"""Every page: its path, who may see it, and the function that answers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple
+
+from starlette.routing import compile_path
+
+if TYPE_CHECKING:
+    from starlette.responses import Response
+
+    from ledger.ui.view import View
+
+
+class Item(NamedTuple):
+    """An entry of the menu. action: who may see it, by `ledger.access.roles`."""
+
+    title: str
+    path: str
+    action: str
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """A page. action: what the signed-in person must be allowed to do. function: its module in `pages`, and name."""
+
+    method: Literal["GET", "POST"]
+    path: str
+    action: str
+    function: str
+
+    def match(self, path: str) -> dict[str, str] | None:
+        """Return the parameters of a path; None if it is another page's."""
+        found = _pattern(self.path).match(path)
+        return None if found is None else found.groupdict()
+
+    def load(self) -> Callable[[View], Awaitable[Response]]:
+        """Return the function that answers."""
+        module, _, name = self.function.partition(":")
+        function: Callable[[View], Awaitable[Response]] = getattr(import_module(f"ledger.ui.pages.{module}"), name)
+        return function
+
+
+@cache
+def _pattern(path: str) -> re.Pattern[str]:
+    return compile_path(path)[0]
+
+
+MENU: Final = (
+    Item("Overview", "/ui", "read"),
+    Item("Approvals", "/ui/approvals", "read"),
+)
+PAGES: Final = (Route("GET", "/ui", "read", "overview:show"),)

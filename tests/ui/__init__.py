@@ -1,0 +1,1 @@
+"""The pages: through the HTTP client, and in Chromium what needs a browser."""
