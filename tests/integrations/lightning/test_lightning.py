@@ -130,7 +130,7 @@ def test_shuffled_batches(ledger: Ledger, public: str, executed: Executed) -> No
 def test_a_refused_fit_uses_no_data(ledger: Ledger, records: str, executed: Executed) -> None:
     """Goal: what does not fit draws nothing, and leaves the module as it was."""
     model, tiny = Digits(), f"tiny-{records}"
-    ledger.register(name=tiny, privacy_unit="record", adjacency="add_or_remove_one", budget={"mu": 1e-3})
+    ledger.register(name=tiny, privacy_unit="record", adjacency="add_or_remove_one", budget={"mu": 1e-3, "delta": 1e-6})
     with pytest.raises(BudgetExceeded):
         trainer(private(ledger, tiny), max_epochs=2).fit(model, loader())
     assert not executed.batches
