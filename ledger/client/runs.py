@@ -27,6 +27,7 @@ _IF_PARTS_ARE_SHORTER: Final = (
     "A part that was not begun is not given back: the parts were proved together. If you may stop between them, ask for"
     " a run for each part; each then costs what it does by itself."
 )
+_IF_EXCEEDED: Final = "End the loop there, or begin the run with allow_overrun=True to be charged for more."
 _UNKNOWN: Final[Mapping[str, Any]] = MappingProxyType({})
 
 
@@ -48,7 +49,7 @@ class Run:
     segments, segment_steps: how many segments were declared, and the steps of each. rank: which of the processes that
     train together this is; only 0 settles the run. is_pending: it is over, and its settlement waits on disk.
     at_end: functions to call with this run after it is left; what they raise is logged. if_shorter: what is logged as a
-    way out if the run stopped early and is charged in full.
+    way out if the run stopped early and is charged in full. if_exceeded: the way out of a step beyond the plan.
     """
 
     def __init__(
@@ -89,6 +90,7 @@ class Run:
         self.models: list[dict[str, Any]] = []
         self.at_end: list[Callable[[Run], object]] = []
         self.if_shorter = _IF_PARTS_ARE_SHORTER if phases else _IF_SHORTER
+        self.if_exceeded = _IF_EXCEEDED
         self._planned = planned
         self._steps_before = steps_done
         self._restarts = restarts
@@ -218,7 +220,7 @@ class Run:
         elif part.name:
             text += " End the loop there, or ask for a run for each part: a composed one is charged for its plan only."
         else:
-            text += " End the loop there, or begin the run with allow_overrun=True to be charged for more."
+            text += f" {self.if_exceeded}"
         return PlanExceeded(text, step=step, planned=planned)
 
     def produced(self, *paths: str | PathLike[str]) -> None:

@@ -31,3 +31,23 @@ def dataset(ledger: Ledger) -> str:
     budget = {"epsilon": 3, "at_delta": 1e-5}
     ledger.register(name=name, privacy_unit="user", adjacency="add_or_remove_one", bound="certified", budget=budget)
     return name
+
+
+@pytest.fixture
+def records(ledger: Ledger) -> str:
+    """The name of a new dataset whose unit is a record and whose size is protected, with room for a few trainings."""
+    return registered(ledger, adjacency="add_or_remove_one")
+
+
+@pytest.fixture
+def public(ledger: Ledger) -> str:
+    """The name of a new dataset whose size is public, with room for a few trainings."""
+    return registered(ledger, adjacency="zero_out")
+
+
+def registered(ledger: Ledger, *, adjacency: str) -> str:
+    """Register a dataset of records, and return its name."""
+    name = f"data-{uuid4().hex}"
+    budget = {"epsilon": 15, "at_delta": 1e-5}
+    ledger.register(name=name, privacy_unit="record", adjacency=adjacency, bound="certified", budget=budget)
+    return name

@@ -72,7 +72,7 @@ def at_start(
             "one step and one draw of noise for each draw of a batch"
             if draws_per_step == 1
             else f"at most {draws_per_step} draws joined in a step",
-            "noise multiplier and clip norm at each step",
+            "noise multiplier, clip norm and rows of each drawn record at each step",
             "one process, no loss scaler, parameters of 32 bits or more",
             "noise and draws seeded by the operating system",
         ],
@@ -87,12 +87,27 @@ def at_start(
     }
 
 
-def at_end(watch: Watch, differences: list[str]) -> dict[str, Any]:
-    """Return what is recorded when the run ends. resumed: whether another process began it, which recorded nothing."""
+def at_end(watch: Watch, differences: list[str], ruled_out: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Return what is recorded when the run ends. resumed: whether another process began it, which recorded nothing.
+
+    ruled_out: the advisories about the trainer that are ruled out.
+    """
     by_draws = () if watch.is_rebuilt else RULED_OUT_BY_DRAWS
     return {
         "resumed": watch.run.is_resumed,
         "steps": watch.noised,
         "differences": differences,
-        "rules_out": sorted((*RULED_OUT, *by_draws)),
+        "rules_out": sorted((*RULED_OUT, *by_draws, *ruled_out)),
     }
+
+
+def since(accountant: Any, before: list[tuple[float, float, int]]) -> list[tuple[float, float, int]]:
+    """Return what an accountant recorded since then: new entries, and the steps that were added to the last one."""
+    history = list(accountant.history)
+    if history[: len(before)] == before:
+        return history[len(before) :]
+    at = len(before) - 1
+    if at >= 0 and history[:at] == before[:at] and len(history) > at and history[at][:2] == before[at][:2]:
+        noise, rate, steps = history[at]
+        return [(noise, rate, steps - before[at][2]), *history[at + 1 :]]
+    return history

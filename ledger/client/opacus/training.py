@@ -6,8 +6,8 @@ import atexit
 import functools
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from decimal import Decimal
+from numbers import Real
 from types import TracebackType
 from typing import Any
 
@@ -15,55 +15,19 @@ from opacus import PrivacyEngine
 
 from ledger.client.calls import get
 from ledger.client.ledgers import Ledger
-from ledger.client.mechanisms import DPSGD, AnyMechanism, DPSGDSchedule
+from ledger.client.mechanisms import DPSGD, AnyMechanism, DPSGDSchedule, declared
 from ledger.client.opacus import checks, evidence
 from ledger.client.opacus.accountant import LedgerAccountant
 from ledger.client.opacus.checks import NotCovered, drawn_rate
+from ledger.client.opacus.plan import Earlier, Plan, Trainer
 from ledger.client.opacus.watch import Approved, Watch, fresh_generator
 from ledger.client.runs import Run
 from ledger.client.scopes import RunScope
 
 log = logging.getLogger("ledger.client.opacus")
 
-SLACK = Decimal("1e-9")
-"""The share by which a scheduled noise multiplier is rounded down: schedulers multiply floats, step by step."""
-IF_SHORTER = (
-    "If a training may stop early, attach one for each part of it, with its own PrivacyEngine and epochs or steps: what"
-    " was not asked for is not charged."
-)
+IF_EXCEEDED = "End the loop there. To train on, attach another training, with a PrivacyEngine of its own."
 REFUSED_OPTIONS = frozenset({"mechanism", "datasets", "allow_overrun", "segments"})
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
-    """What the caller says, and the objects do not show."""
-
-    epochs: int | None
-    steps: int | None
-    nominal_size: int | None
-    max_examples_per_user: int | None
-    draws_per_step: int
-    noise_schedule: tuple[tuple[float, int], ...] | None
-
-    def __post_init__(self) -> None:
-        given = [name for name in ("epochs", "steps", "noise_schedule") if getattr(self, name) is not None]
-        if len(given) != 1:
-            raise ValueError(f"give one of epochs, steps and noise_schedule, not {' and '.join(given) or 'none'}")
-        for name in ("epochs", "steps", "nominal_size", "max_examples_per_user", "draws_per_step"):
-            value = getattr(self, name)
-            if value is not None and not (isinstance(value, int) and value >= 1):
-                raise ValueError(f"{name}: {value!r} is not a whole number of at least 1")
-        if self.noise_schedule is not None and self.records_per_step > 1:
-            raise ValueError(
-                "noise_schedule: a schedule with max_examples_per_user or draws_per_step has no known cost"
-            )
-        if not all(noise > 0 and steps >= 1 for noise, steps in self.noise_schedule or ()):
-            raise ValueError("noise_schedule: give pairs of a noise multiplier above 0 and its number of steps")
-
-    @property
-    def records_per_step(self) -> int:
-        """Return in how many draws of one step a unit can be: each draw of each of its records is by itself."""
-        return (self.max_examples_per_user or 1) * self.draws_per_step
 
 
 def attach(
@@ -75,6 +39,7 @@ def attach(
     nominal_size: int | None = None,
     max_examples_per_user: int | None = None,
     draws_per_step: int = 1,
+    rows_per_record: int = 1,
     noise_schedule: Iterable[tuple[float, int]] | None = None,
     ledger: Ledger | None = None,
     **options: Any,
@@ -88,6 +53,8 @@ def attach(
     divisor. It is required under add_or_remove_one, where the true number is protected.
     max_examples_per_user: the most records of one privacy unit, required if the unit is no record.
     draws_per_step: how many draws `signal_skip_step` joins in a step, as callbacks of trainers do; each costs.
+    rows_per_record: how many rows the model sees of each drawn record, 2 for preference pairs; each is clipped by
+    itself.
     ledger: default Ledger(). options: for `Ledger.run`: purpose, project, labels, idempotency_key, steps_done, …
 
     `make_private` raises BudgetExceeded if the run does not fit, and NotCovered, with what to change, if the training
@@ -100,36 +67,55 @@ def attach(
     >>> training.run.planned_steps
     145
     """
-    refused = REFUSED_OPTIONS & options.keys()
-    if refused:
-        raise TypeError(f"attach() takes no {', '.join(sorted(refused))}: that follows from what Opacus executes")
+    demand_options(options)
     plan = Plan(
         epochs=epochs,
         steps=steps,
         nominal_size=nominal_size,
         max_examples_per_user=max_examples_per_user,
         draws_per_step=draws_per_step,
+        rows_per_record=rows_per_record,
         noise_schedule=None if noise_schedule is None else tuple(noise_schedule),
     )
-    names = [dataset] if isinstance(dataset, str | Mapping) else list(dataset)
-    training = Training(plan, names, ledger, options)
+    training = Training(plan, named(dataset), ledger, options)
     training.wrap(privacy_engine)
     return training
+
+
+def demand_options(options: Mapping[str, Any]) -> None:
+    """Raise TypeError for options of `Ledger.run` that a training answers itself."""
+    refused = REFUSED_OPTIONS & options.keys()
+    if refused:
+        raise TypeError(f"a training takes no {', '.join(sorted(refused))}: that follows from what Opacus executes")
+
+
+def named(dataset: str | Mapping[str, Any] | Sequence[str | Mapping[str, Any]]) -> list[str | Mapping[str, Any]]:
+    """Return one dataset or several as a list."""
+    return [dataset] if isinstance(dataset, str | Mapping) else list(dataset)
 
 
 class Training:
     """A training that asks for its run in `make_private`, and settles it in `finish`.
 
-    mechanism: what it asked for; None until `make_private`.
+    mechanism: what it asked for; None until `make_private`. trainer: what makes its loop. earlier: what it goes on
+    from. If the run of that is still open, this training goes on with it; otherwise it asks for one of the steps left.
     """
 
     def __init__(
-        self, plan: Plan, datasets: list[str | Mapping[str, Any]], ledger: Ledger | None, options: dict[str, Any]
+        self,
+        plan: Plan,
+        datasets: list[str | Mapping[str, Any]],
+        ledger: Ledger | None,
+        options: dict[str, Any],
+        *,
+        trainer: Trainer | None = None,
+        earlier: Earlier | None = None,
     ) -> None:
         self._run: Run | None = None
         self.mechanism: AnyMechanism | None = None
         self._plan, self._datasets, self._options = plan, datasets, options
-        self._ledger = ledger
+        self._ledger, self._trainer, self._earlier = ledger, trainer or Trainer(), earlier
+        self._open: Mapping[str, Any] | None = None
         self._scope: RunScope | None = None
         self._watch: Watch | None = None
         self._engine: Any = None
@@ -188,6 +174,7 @@ class Training:
     def _asked(self, ledger: Ledger, engine: Any, original: Callable[..., Any], given: Mapping[str, Any]) -> Any:
         """Return what `make_private` made, once its run has begun. Without one, the model can be made private again."""
         adjacency = self._demand_unit(ledger, is_poisson=_is_poisson(given))
+        self._open = None if self._earlier is None else _open_run(ledger, self._earlier)
         if isinstance(engine.accountant, LedgerAccountant):
             engine.accountant.bind(self)
         self._engine, self._history_before = engine, list(engine.accountant.history)
@@ -204,7 +191,10 @@ class Training:
                 draws_per_step=self._plan.draws_per_step,
                 records_of_unit=self._plan.max_examples_per_user,
             )
-            scope = ledger.run(datasets=self._datasets, mechanism=self.mechanism, **self._options)
+            facts["libraries"] |= self._trainer.libraries
+            facts["checked"] += self._trainer.checked
+            facts["assumed"] += self._trainer.assumed
+            scope = self._scope_of(ledger, self.mechanism)
             run = scope.__enter__()
             try:
                 watch = Watch(run, approved, module=module, optimizer=optimizer, loader=loader)
@@ -217,9 +207,36 @@ class Training:
             raise
         self._run, self._scope, self._watch = run, scope, watch
         self._close = ledger.close if self._ledger is None else lambda: None
-        run.evidence["opacus"], run.if_shorter = facts, IF_SHORTER
+        run.evidence["opacus"], run.if_shorter, run.if_exceeded = facts, self._trainer.if_shorter, IF_EXCEEDED
         atexit.register(self._end)
         return made
+
+    def _scope_of(self, ledger: Ledger, mechanism: AnyMechanism) -> RunScope:
+        """Return the scope of a new run, or of the open one that a checkpoint belongs to. Raises NotCovered."""
+        if self._open is None or self._earlier is None:
+            scope: RunScope = ledger.run(datasets=self._datasets, mechanism=mechanism, **self._options)
+            return scope
+        approved, asked = self._open["request"]["mechanism"], declared(mechanism)
+        if _rounded(approved) != _rounded(asked):
+            raise NotCovered(
+                f"The checkpoint is of run {self._earlier.run}, which is still open and was approved for"
+                f" {dict(approved)}. This training would be {asked}. Train as it was approved; or end that run, and the"
+                f" steps left are asked for as a run of their own: privacy-ledger settle {self._earlier.run}"
+            )
+        stated = {name: self._options[name] for name in ("steps_done", "restarts") if name in self._options}
+        return ledger.resume(self._earlier.run, **stated)
+
+    def _steps_left(self, batches: int) -> int | None:
+        """Return how many steps to ask for, if a pass has so many batches. Raises NotCovered if none is left."""
+        steps = self._plan.steps_in(batches)
+        if steps is None or self._earlier is None or self._open is not None:
+            return steps
+        if steps <= self._earlier.steps:
+            raise NotCovered(
+                f"The checkpoint has {self._earlier.steps} steps, and the training ends after {steps}: none is left."
+                " Raise its epochs or steps."
+            )
+        return steps - self._earlier.steps
 
     def _passes_before(self, run: Run, approved: Approved, loader: Any) -> int:
         """Return how many passes over shuffled batches earlier processes ended. Raises NotCovered if `restarts` leaves
@@ -304,13 +321,13 @@ class Training:
         """Return what the objects will do, for them and for the ledger."""
         plan, noise = self._plan, float(optimizer.noise_multiplier)
         per_epoch = -(-len(loader.batch_sampler) // plan.draws_per_step)
-        steps = plan.steps if plan.epochs is None else plan.epochs * per_epoch
+        steps = self._steps_left(len(loader.batch_sampler))
         passes, rate = None, None
         mechanism: AnyMechanism
         if not is_poisson:
             passes = plan.epochs or -(-int(steps or 1) // per_epoch)
             mechanism = DPSGD(
-                noise_multiplier=noise,
+                noise_multiplier=plan.noise_of(noise),
                 sampling="shuffle",
                 dataset_size=len(loader.dataset),
                 batch_size=min(loader.batch_size, len(loader.dataset)),
@@ -320,20 +337,25 @@ class Training:
             rate = loader.batch_sampler.sample_rate
             drawn = drawn_rate(rate)
             if plan.noise_schedule is not None:
-                mechanism = DPSGDSchedule(phases=_phases(plan.noise_schedule, drawn))
+                mechanism = DPSGDSchedule(phases=plan.phases_at(drawn))
             else:
                 many = plan.records_per_step if plan.records_per_step > 1 else None
-                mechanism = DPSGD(noise_multiplier=noise, sample_rate=drawn, steps=steps, max_examples_per_user=many)
+                mechanism = DPSGD(
+                    noise_multiplier=plan.noise_of(noise), sample_rate=drawn, steps=steps, max_examples_per_user=many
+                )
         noises: tuple[tuple[float, int], ...] = ((noise, steps or 0),)
         if plan.noise_schedule is not None:
-            noises = tuple((float(_rounded_down(least)), count) for least, count in plan.noise_schedule)
+            noises = tuple((float(least), count) for least, count in plan.rounded_schedule)
         divisor = optimizer.expected_batch_size if optimizer.loss_reduction == "mean" else None
-        return (
-            Approved(
-                noises=noises, sample_rate=rate, passes=passes, draws_per_step=plan.draws_per_step, divisor=divisor
-            ),
-            mechanism,
+        approved = Approved(
+            noises=noises,
+            sample_rate=rate,
+            passes=passes,
+            draws_per_step=plan.draws_per_step,
+            divisor=divisor,
+            rows_per_record=plan.rows_per_record,
         )
+        return approved, mechanism
 
     # --- in between
 
@@ -359,6 +381,11 @@ class Training:
         """Return whether the loop can be left now: no batch that BatchMemoryManager split waits for its other parts."""
         return self._watch is None or self._watch.is_between_steps
 
+    def takes_ahead(self) -> None:
+        """State that the loop takes a batch from the loader before it has used the last one, as with workers."""
+        if self._watch is not None:
+            self._watch.is_ahead = True
+
     def discard(self) -> None:
         """Drop the gradients of a batch that the loop left before its step. Do not decide that by looking at them."""
         if self._watch is not None:
@@ -381,7 +408,7 @@ class Training:
             return
         self._watch.is_over = True
         differences = self.differences()
-        self.run.evidence["opacus"] |= evidence.at_end(self._watch, differences)
+        self.run.evidence["opacus"] |= evidence.at_end(self._watch, differences, self._trainer.rules_out)
         try:
             scope.__exit__(None if error is None else type(error), error, None)
         finally:
@@ -406,7 +433,10 @@ class Training:
         return found
 
     def _of_accountant(self, watch: Watch) -> list[str]:
-        name, recorded = self._engine.accountant.mechanism(), _since(self._engine.accountant, self._history_before)
+        name, recorded = (
+            self._engine.accountant.mechanism(),
+            evidence.since(self._engine.accountant, self._history_before),
+        )
         found = []
         steps = sum(entry[2] for entry in recorded)
         if steps != watch.noised:
@@ -452,27 +482,19 @@ def _is_poisson(given: Mapping[str, Any]) -> bool:
     return bool(given.get("poisson_sampling", True))
 
 
+def _open_run(ledger: Ledger, earlier: Earlier) -> Mapping[str, Any] | None:
+    """Return the run of a checkpoint if it is still open."""
+    info: Mapping[str, Any] = ledger.run_info(earlier.run)
+    return info if info["state"] in ("held", "started") else None
+
+
+def _rounded(mechanism: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a mechanism with its numbers as floats, whatever they were sent as."""
+    return {
+        name: value if isinstance(value, str) or not isinstance(value, Real | Decimal) else float(value)
+        for name, value in mechanism.items()
+    }
+
+
 def _restore(owner: Any, name: str) -> None:
     owner.__dict__.pop(name, None)
-
-
-def _phases(schedule: Iterable[tuple[float, int]], rate: Decimal) -> list[dict[str, Any]]:
-    return [
-        {"noise_multiplier": _rounded_down(noise), "sample_rate": rate, "steps": steps} for noise, steps in schedule
-    ]
-
-
-def _rounded_down(noise: float) -> Decimal:
-    return (Decimal(float.__repr__(float(noise))) * (1 - SLACK)).normalize()
-
-
-def _since(accountant: Any, before: list[tuple[float, float, int]]) -> list[tuple[float, float, int]]:
-    """Return what an accountant recorded since then: new entries, and the steps that were added to the last one."""
-    history = list(accountant.history)
-    if history[: len(before)] == before:
-        return history[len(before) :]
-    at = len(before) - 1
-    if at >= 0 and history[:at] == before[:at] and len(history) > at and history[at][:2] == before[at][:2]:
-        noise, rate, steps = history[at]
-        return [(noise, rate, steps - before[at][2]), *history[at + 1 :]]
-    return history

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import sys
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
@@ -26,6 +27,7 @@ class Approved:
 
     noises: the least noise multiplier of each phase, with its steps. sample_rate: as it was set in the sampler; None
     for shuffled batches. passes: how many passes over the loader; None for Poisson samples, which need none.
+    rows_per_record: how many rows of gradients each drawn record has, each clipped by itself.
     """
 
     noises: tuple[tuple[float, int], ...]
@@ -33,6 +35,7 @@ class Approved:
     passes: int | None
     draws_per_step: int
     divisor: float | None
+    rows_per_record: int = 1
 
     def noise_of(self, step: int) -> float:
         """Return the least noise multiplier of this step, from 0; that of the last phase beyond the plan."""
@@ -49,6 +52,7 @@ class Watch:
     draws: batches that the sampler drew. noised: steps that got their noise. unused: draws at the end of a pass that
     the loop left before a step. is_rebuilt: whether a step took its batch from a loader that others put around the
     sampler, so that draws and steps can only be compared by their numbers. is_over: whether the run was settled.
+    is_ahead: whether the loop takes batches from the loader before it has used the last one, as those with workers do.
     """
 
     def __init__(self, run: Run, approved: Approved, *, module: Any, optimizer: Any, loader: Any) -> None:
@@ -58,6 +62,9 @@ class Watch:
         self._generators = (optimizer.generator, getattr(self._sampler, "generator", None))
         self.draws = self.passes = self.noised = self.unused = 0
         self.is_rebuilt = self.is_over = False
+        self.is_ahead = bool(loader.num_workers)
+        self._sizes: deque[int] = deque()
+        self._rows = 0
         self._kind = torch.get_default_dtype()
         self._steps = self._batches = self._joined = 0
         self._is_own_loader = self._is_split = self._has_rest = False
@@ -90,10 +97,12 @@ class Watch:
             self._batches = 0
         self.passes += 1
         self._is_own_loader = self._is_split = False
+        self._sizes.clear()
 
-    def on_draw(self) -> None:
+    def on_draw(self, size: int) -> None:
         """Count a batch of the sampler. Raises NotCovered if it has other bits than the rate was read for."""
         self.draws += 1
+        self._sizes.append(size)
         if torch.get_default_dtype() is not self._kind:
             raise NotCovered(
                 f"torch's default type is {torch.get_default_dtype()} now, and was {self._kind} when the sample rate"
@@ -133,10 +142,11 @@ class Watch:
         """Drop the gradients of a batch that the loop left, and the signals for its other parts."""
         if self._has_rest:
             self.unused += 1
+            self._sizes.popleft()
         self._optimizer._step_skip_queue.clear()  # noqa: SLF001
         self._optimizer._is_last_step_skipped = False  # noqa: SLF001
         self._optimizer.zero_grad()
-        self._has_rest, self._batches, self._joined, self._clip_norm = False, 0, 0, None
+        self._has_rest, self._batches, self._joined, self._rows, self._clip_norm = False, 0, 0, 0, None
 
     # --- steps
 
@@ -146,7 +156,7 @@ class Watch:
         queue = self._optimizer._step_skip_queue  # noqa: SLF001
         if is_splitter and self.approved.draws_per_step == 1:
             self._is_split = True
-            if queue and not self._loader.num_workers:
+            if queue and not self.is_ahead:
                 raise NotCovered(
                     "A part of a batch that BatchMemoryManager split was taken, and optimizer.step() was not called for"
                     " it. Call it for each part, also for an empty one: Opacus makes a step only after the last."
@@ -165,22 +175,41 @@ class Watch:
         """Count a step before it is executed, unless it only adds a part to the sum of a later one."""
         optimizer = self._optimizer
         self._demand_unchanged()
+        rows = self._rows + _rows_of(optimizer)
         queue = optimizer._step_skip_queue  # noqa: SLF001
         if queue and queue[0]:
             self._demand_joinable()
             result = inner(*args, **options)
-            self._has_rest = True
+            self._has_rest, self._rows = True, rows
             return result
         self._demand_step()
+        self._demand_rows(rows)
         self.run.step()
         self._steps += 1
         noised = self.noised
         result = inner(*args, **options)
         if self.noised != noised + 1:
             raise NotCovered("The step got no noise. Do not use its gradients.")
-        self._batches = self._joined = 0
+        self._batches = self._joined = self._rows = 0
         self._has_rest, self._clip_norm = False, None
         return result
+
+    def _demand_rows(self, rows: int) -> None:
+        """Raise NotCovered unless each drawn record has the rows that were approved, each of which is clipped."""
+        if self.approved.draws_per_step > 1 or isinstance(self._optimizer, DPOptimizerFastGradientClipping):
+            return
+        if not self._sizes:
+            raise NotCovered(_ELSEWHERE)
+        drawn = self._sizes.popleft()
+        most = drawn * self.approved.rows_per_record
+        if rows != most:
+            raise NotCovered(
+                f"Step {self.run.steps + 1} has gradients of {rows} rows, and {drawn} records were drawn: {most}"
+                " rows are approved. Each row is clipped by itself, so a record that is in several rows, as in"
+                " preference pairs, moves the sum by several clip norms, and one that shares a row with others, as in"
+                " packing, has no bound. Let the model see one row for each record; or, if each has the same number,"
+                " attach with rows_per_record."
+            )
 
     def _add_noise(self, inner: Callable[[], None]) -> None:
         self.noised += 1
@@ -261,6 +290,19 @@ def _parts(optimizer: Any) -> int:
         return 1
 
 
+def _rows_of(optimizer: Any) -> int:
+    """Return how many rows of gradients there are, the most of any parameter. What is missing, Opacus reports."""
+    samples = (getattr(parameter, "grad_sample", None) for parameter in optimizer.params)
+    return max((len(one) for sample in samples for one in _as_list(sample)), default=0)
+
+
+def _as_list(sample: Any) -> list[Any]:
+    """Return the gradients of each backward pass."""
+    if sample is None:
+        return []
+    return sample if isinstance(sample, list) else [sample]
+
+
 def _demand_no_scaler() -> None:
     """Refuse a step that a float16 loss scaler makes: it leaves out those in which a record makes an overflow."""
     frame: Any = sys._getframe(1)  # noqa: SLF001
@@ -285,7 +327,7 @@ def _watch_sampler(sampler: Any, watch: Watch) -> None:
     def draws(self: Any) -> Iterator[Any]:
         watch.on_pass()
         for indices in plain.__iter__(self):
-            watch.on_draw()
+            watch.on_draw(len(indices))
             yield indices
 
     _with_iter(sampler, draws)
