@@ -25,7 +25,7 @@ UV_VENV := build/uv
 OPACUS := build/bench/opacus
 OPACUS_PINNED := opacus==1.6.0 --hash=sha256:342123624c56c09d47eaba44010ed216d51c63132b543d67cba53a49ed6dc41e
 LOCK := UV_CUSTOM_COMPILE_COMMAND="make lock" $(UV_VENV)/bin/uv pip compile --quiet --universal --generate-hashes \
-	--no-emit-index-url --python-version 3.11 $(UPGRADE)
+	--no-emit-index-url --python-version $${LOCK_PYTHON:-3.11} $(UPGRADE)
 
 # If PYTHON names another Python than that of the environment, the environment is made again.
 ifneq ($(filter command environment,$(firstword $(origin PYTHON))),)
@@ -94,6 +94,7 @@ lock: $(UV_VENV)/made ## Pin every package again in the lock files
 	$(LOCK) --group training --no-deps --output-file requirements-training.lock
 	$(LOCK) --group audit --output-file .ci/audit.lock
 	for stack in $(wildcard tests/integrations/*/requirements.in); do \
+		LOCK_PYTHON=$$(cat $${stack%requirements.in}python-version 2>/dev/null); \
 		$(LOCK) tests/integrations/requirements.in $$stack --output-file $${stack%.in}.lock || exit 1; done
 
 .PHONY: clean

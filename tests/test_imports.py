@@ -37,7 +37,8 @@ ONLY_IN: dict[str, set[str]] = {
     "anyio": {"api.limits", "api.streams"},
     "uvicorn": {"cli", "api.protocol", "api.cycle"},
     "httptools": {"api.protocol"},
-    "numpy": {"accounting"},
+    # Flower and NVFlare bring it.
+    "numpy": {"accounting", "client.flower", "client.nvflare"},
     "scipy": {"accounting"},
     "sqlalchemy": {"store", "service.writer", "operate.deploy"},
     "alembic": {"operate.deploy"},
@@ -49,6 +50,8 @@ ONLY_IN: dict[str, set[str]] = {
     "platformdirs": {"client.files"},
     "opacus": {f"client.opacus.{name}" for name in ("accountant", "checks", "evidence", "training", "watch")},
     "torch": {f"client.opacus.{name}" for name in ("checks", "evidence", "training", "watch")},
+    "flwr": {"client.flower"},
+    "nvflare": {"client.nvflare"},
     "jwt": {"verifier.jws", "access.oidc"},
     "cryptography": {"verifier.jws", "verifier.dsse", "access.oidc"},
     "pydantic_settings": {"settings"},

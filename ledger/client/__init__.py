@@ -29,7 +29,13 @@ A run that does not fit raises BudgetExceeded before it uses any data, with what
     models       the digests of the files that a run produced
     attestations verify a signed statement about these files without a server
     model_card   write a model card of such a statement
-    opacus       a training with Opacus, asked for as it is executed; needs PyTorch, and is not imported here
+    attached     a run around another library's training loop, for these stacks, none of which is imported here:
+    opacus       a training with Opacus, asked for as it is executed; needs PyTorch
+    jax_privacy  a training with an execution plan of JAX Privacy
+    tensorflow_privacy  a training with an optimizer of TensorFlow Privacy, whose batches it draws
+    federated    rounds of clients as a mechanism, for both of:
+    flower       a strategy of Flower around one with central noise
+    nvflare      a controller of NVFlare with clipping and noise
     methods      every call of the ledger, by noun, for both clients
     ledgers      the two clients, which execute flows
     dp_events    events of dp-accounting as mechanisms, and the other way; imported by itself

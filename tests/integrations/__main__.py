@@ -2,16 +2,18 @@
 
     python -m tests.integrations [STACK …]
 
-A stack that cannot be installed is reported as NOT TESTED; with LEDGER_INTEGRATIONS=required, that fails.
+A stack that cannot be installed, or whose Python is not on this machine, is reported as NOT TESTED; with
+LEDGER_INTEGRATIONS=required, that fails. A stack names its Python in `python-version`; default this one.
 """
 
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
-import venv
+import time
 from pathlib import Path
 from typing import Final
 
@@ -53,14 +55,34 @@ def main(stacks: list[str]) -> int:
     return int(False in outcomes.values() or (is_required and None in outcomes.values()))
 
 
+def base_python(stack: str) -> str | None:
+    """Return a Python of the version that a stack needs: this one, one of the path or of pyenv; None if no one is."""
+    file = Path(__file__).parent / stack / "python-version"
+    if not file.is_file():
+        return sys.executable
+    version = file.read_text().strip()
+    pyenv = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv") / "versions"
+    newest = sorted(pyenv.glob(f"{version}.*/bin/python"), key=lambda one: int(one.parts[-3].rpartition(".")[2]))
+    for candidate in (sys.executable, shutil.which(f"python{version}"), *map(str, reversed(newest))):
+        command = [candidate, "-c", "import ensurepip, sys; print('%d.%d' % sys.version_info[:2])"] if candidate else []
+        if candidate and subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip() == version:
+            return candidate
+    print(f"{stack}: it needs Python {version}, which is not here. Install it, or put it on the path.", file=sys.stderr)
+    return None
+
+
 def installed(stack: str) -> Path | None:
     """Return the Python of a stack's environment, made anew if its lock file changed; None if it cannot be made."""
     lock, folder = Path(__file__).parent / stack / "requirements.lock", ROOT / "build" / "integrations" / stack
     python, stamp = folder / "bin" / "python", folder / "installed.lock"
     if stamp.is_file() and stamp.read_bytes() == lock.read_bytes():
         return python
+    base = base_python(stack)
+    if base is None:
+        return None
     print(f"installing {stack} into {folder.relative_to(ROOT)}", flush=True)
-    venv.EnvBuilder(clear=True, with_pip=True).create(folder)
+    begun = time.monotonic()
+    subprocess.run([base, "-m", "venv", "--clear", folder], check=True)
     pip: list[str | Path] = [
         python,
         "-m",
@@ -76,6 +98,7 @@ def installed(stack: str) -> Path | None:
         print(f"{stack}: {error}", file=sys.stderr)
         return None
     stamp.write_bytes(lock.read_bytes())
+    print(f"installed {stack} in {time.monotonic() - begun:.0f} s", flush=True)
     return python
 
 

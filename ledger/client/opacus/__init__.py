@@ -16,8 +16,8 @@
 It needs Opacus 1.6: `pip install 'privacy-ledger[opacus]'`.
 """
 
+from ledger.client.attached import NotCovered
 from ledger.client.opacus.accountant import LedgerAccountant
-from ledger.client.opacus.checks import NotCovered
 from ledger.client.opacus.training import Training, attach
 
 __all__ = ["LedgerAccountant", "NotCovered", "Training", "attach"]

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from opacus.accountants import PRVAccountant
 from opacus.accountants.registry import register_accountant
 
-from ledger.client.opacus.checks import NotCovered
+from ledger.client.attached import NotCovered
 
 NAME = "ledger"
 

@@ -25,7 +25,7 @@ from torch.utils.data import (
     Subset,
 )
 
-from ledger.errors import LedgerError
+from ledger.client.attached import NotCovered
 
 VERSION: Final = "1.6"
 """The minor version of Opacus whose source these checks were written for."""
@@ -33,12 +33,6 @@ DIGITS: Final = 10
 """The significant digits of a sample rate that is asked for, rounded up."""
 BITS: Final = {torch.float32: 24, torch.float64: 53}
 """How many bits `torch.rand` draws, by the default type of floats."""
-
-
-class NotCovered(LedgerError):
-    """The training does something else than what was or would be approved. Nothing of it was executed."""
-
-    code = "not-covered"
 
 
 def demand_engine(engine: Any) -> None:

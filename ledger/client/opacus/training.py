@@ -13,12 +13,13 @@ from typing import Any
 
 from opacus import PrivacyEngine
 
+from ledger.client.attached import NotCovered
 from ledger.client.calls import get
 from ledger.client.ledgers import Ledger
 from ledger.client.mechanisms import DPSGD, AnyMechanism, DPSGDSchedule, declared
 from ledger.client.opacus import checks, evidence
 from ledger.client.opacus.accountant import LedgerAccountant
-from ledger.client.opacus.checks import NotCovered, drawn_rate
+from ledger.client.opacus.checks import drawn_rate
 from ledger.client.opacus.plan import Earlier, Plan, Trainer
 from ledger.client.opacus.watch import Approved, Watch, fresh_generator
 from ledger.client.runs import Run

@@ -13,7 +13,8 @@ import torch
 from opacus.optimizers import DPOptimizerFastGradientClipping
 from opacus.utils.batch_memory_manager import BatchSplittingSampler
 
-from ledger.client.opacus.checks import NotCovered, demand_clipping
+from ledger.client.attached import NotCovered
+from ledger.client.opacus.checks import demand_clipping
 from ledger.client.runs import Run
 
 SCALER: Final = "torch.amp.grad_scaler"
