@@ -9,8 +9,8 @@ from typing import Any
 from opacus import PrivacyEngine
 from torch.utils.data import DataLoader
 
+from ledger.client.attached import NotCovered
 from ledger.client.ledgers import Ledger
-from ledger.client.opacus.checks import NotCovered
 from ledger.client.opacus.plan import Earlier, Plan, Trainer
 from ledger.client.opacus.training import Training, demand_options, named
 

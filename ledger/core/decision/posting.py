@@ -85,7 +85,7 @@ def write(
 
 
 def frozen(posting: Posting) -> Posting:
-    """Freeze the dataset for a steward: an overrun did not fit, or entries were lost."""
+    """Freeze the dataset for a steward: what is recorded late did not fit, or entries were lost."""
     state = posting.dataset.state if posting.dataset.state == "retired" else "frozen"
     return Posting(replace(posting.dataset, state=state), posting.accounts, {**posting.own, "state": state})
 
@@ -149,9 +149,3 @@ def _checked(account: Account) -> Account:
     if not (account.spent + account.held).is_within(account.limit + account.overdrawn):
         raise ArithmeticError(f"more spent and held than the limit allows: {account}")
     return account
-
-
-def frozen(posting: Posting) -> Posting:
-    """Freeze the dataset for a steward if something that is recorded late did not fit."""
-    state = posting.dataset.state if posting.dataset.state == "retired" else "frozen"
-    return Posting(replace(posting.dataset, state=state), posting.accounts, {**posting.own, "state": state})
