@@ -101,7 +101,7 @@ TABLE = """
 """x: allowed. -: forbidden. o: on one's own runs alone; another's is forbidden, or not there for who may not see it."""
 
 FILE = {"name": "model.safetensors", "sha256": "ab" * 32, "size": 7}
-AMENDED = {"mechanism": {"type": "gaussian", "noise_multiplier": 9}, "decided_by_output": False, "reason": "r"}
+AMENDED = {"mechanism": RELEASE["mechanism"], "decided_by_output": False, "reason": "r"}
 OVERRUN = [f"overrun-{number}" for number in range(36)]
 """Datasets to be frozen by a run that reports too much."""
 MINE = {"datasets": ["mnist", "mnist.parts", *OVERRUN]}
@@ -224,6 +224,11 @@ class Scene:
         if is_used:
             del self._targets[self._place(row, run_of)]
 
+    def spent(self) -> dict[str, float]:
+        """What datasets have spent, in mu."""
+        shown = {name: ok(self.admin.get(f"/v1/datasets/{name}")) for name in ("mnist", "mnist.parts")}
+        return {name: one["balance"]["spent"]["mu"] for name, one in shown.items() if one["balance"] is not None}
+
     @staticmethod
     def _place(row: Row, run_of: Ledger) -> tuple[str, str, bool, str]:
         return row.method, row.path, row.is_started, run_of.key
@@ -341,7 +346,12 @@ def test_every_key_and_every_call(scene: Scene) -> None:
     for row, who in itertools.product(ROWS, WHO):
         for whose, run_of in cases(scene, row, who):
             by = scene.clients[who]
-            answer = scene.send(by, row, scene.target(row, run_of))
+            target = scene.target(row, run_of)
+            before = scene.spent()
+            answer = scene.send(by, row, target)
+            after = scene.spent()
+            if any(after[name] < spent for name, spent in before.items()):
+                wrong.append((row.method, row.path, who, whose, answer.status_code, "lowers what is spent"))
             scene.keep(row, run_of, is_used=answer.is_success)
             if outcome(answer) != expected(row, who, whose):
                 wrong.append((row.method, row.path, who, whose, answer.status_code, answer.text[:200]))

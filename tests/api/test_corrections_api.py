@@ -10,6 +10,8 @@ import jsonschema
 import pytest
 
 from ledger.core.amounts import Amount
+from ledger.core.decision import correcting
+from ledger.errors import JournalBroken
 from ledger.operate.check import check_journals
 from ledger.settings import Settings
 from ledger.verifier.verify import verify
@@ -167,3 +169,21 @@ def test_certified_runs_keep_their_share_of_delta(ledger: Ledger, database: Sett
     fixed = Amount.from_facts(entries[0]["limit"]).delta_atto / 100
     assert second["delta"] * 1e18 == pytest.approx(fixed, rel=1e-3)
     demand_consistent(ledger, database)
+
+
+def test_a_planted_fault_is_found(ledger: Ledger, database: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Goal: if the ledger let one person give back, `check` and both verifiers would find that entry. Method: the rule
+    is taken out of the decision."""
+    ledger.register(bound="clt", budget={"mu": 1, "delta": 1e-6})
+    run = settled(ledger, gaussian(5), "one")
+    monkeypatch.setattr(correcting, "propose_first", lambda *_: None)
+    body = {"mechanism": gaussian(10), **REASON, "on_word_of": "Ada"}
+    assert ledger.post(f"/v1/runs/{run}/correction", body).status_code == 200
+    assert mu_sq(ledger) == pytest.approx(0.01)
+    (found,) = [found for found in check_journals(database) if found["error"] is not None]
+    assert "gives back what a run was charged, by one person" in str(found["error"])
+    lines = ledger.get("/v1/datasets/mnist/export").text.splitlines()
+    with pytest.raises(JournalBroken, match="by one person"):
+        verify(lines)
+    with pytest.raises(ValueError, match="given back by one person"):
+        independent_verifier.verify(lines)

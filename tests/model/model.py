@@ -119,6 +119,7 @@ class Run:
     charges: dict[str, list[Key]]
     via: dict[str, list[str]]  # by dataset, the names in the request that lead to it
     state: str = "held"
+    corrections: int = 0
     waits: bool = False  # for a steward, having reported a number that no budget could cover
     charged: Amount = NOTHING
     sent: dict[str, Json | None] = field(default_factory=dict)  # by call, what was sent
@@ -178,7 +179,7 @@ class Model:
         """
         for account in (own.accounts[key] for key in keys):
             beyond = both(max, NOTHING, NOTHING - account.remaining)
-            is_overrun = kind == "run-settled" and "overrun" in facts
+            is_overrun = "overrun" in facts if kind == "run-settled" else facts.get("late", NOTHING) != NOTHING
             account.overdrawn = beyond if is_overrun else both(min, beyond, account.overdrawn)
         accounts = {key: copy.copy(own.accounts[key]) for key in {*keys, OWN} & own.accounts.keys()}
         entry = {"v": 5, "seq": len(own.journal) + 1, "kind": kind, "dataset": own.name, "actor": who}
@@ -217,8 +218,9 @@ class Model:
         loosens, proposes, faults = next(doing)
         is_alone = self.second is not None and self.second.by == who
         demand(**{**faults, "forbidden": is_anothers or is_alone or faults.get("forbidden")})
-        if loosens and self.second_steward and not self.second:
-            return self.propose(Proposal(who, call, on, body, proposes), run)
+        if loosens and (self.second_steward or loosens == "always") and not self.second:
+            what = "correction" if call == "amend" else call
+            return self.propose(Proposal(who, what, on, body, proposes), run)
         answer: Answer = next(doing)
         answer.call = call
         if run:
@@ -228,7 +230,9 @@ class Model:
     def propose(self, new: Proposal, run: Run | None) -> Answer:
         """Another steward must approve; of a run there is one open proposal of a kind."""
         still = [old for old in self.proposals if old.state == "open" and old.datasets[0] == new.datasets[0]]
-        if again := [old for old in still if run and (old.on, old.what) == (run, new.what)]:
+        number = new.proposes.get("number")
+        same = [old for old in still if run and (old.on, old.what) == (run, new.what)]
+        if again := [old for old in same if old.proposes.get("number") == number]:
             return Answer(202, again[0])
         demand(too_large=len(still) >= 100 or sum(old.by == new.by for old in still) >= 20)
         self.proposals.append(new)
@@ -250,7 +254,8 @@ class Model:
             return Answer(200, body={"state": "refused", "what": proposal.what})
         self.second = proposal
         try:
-            answer = self.perform(who, proposal.what, proposal.on, proposal.body)
+            call = "amend" if "number" in proposal.proposes else proposal.what
+            answer = self.perform(who, call, proposal.on, proposal.body)
         finally:
             self.second = None
         proposal.state = "approved"
@@ -525,6 +530,43 @@ class Model:
                 frozen |= {name} if excess.exceeds(own.remaining) and excess != NOTHING else set()
                 own.spent = both(min, own.spent + excess, FULL)
         return sorted(frozen)
+
+    def amend(self, who: Person, run: Run, body: Json) -> Iterator[Any]:
+        """A settled run was another mechanism: what it costs more is charged, or all of it if an output decided that.
+        Giving back takes two people and somebody's word. It is refused if a proposal rests on an earlier charge."""
+        cost = Plan(body["mechanism"], run.adjacency).cost
+        old, number = NOTHING if body["decided_by_output"] else run.charged, run.corrections + 1
+        late = both(max, cost - old, NOTHING)
+        returned = both(max, old - cost, NOTHING) if late == NOTHING else NOTHING
+        spent = [own.spent for _, key, own in self.charged(run) if not key[2]]
+        is_full = returned != NOTHING and any(FULL.mu in (each.mu, each.delta) for each in spent)
+        lowers = {"lowers": True} if returned != NOTHING else {}
+        is_stale = self.second is not None and self.second.proposes["number"] != number
+        faults: Json = {"run_state": run.state != "settled" or is_full, "proposal_state": is_stale}
+        faults |= {"invalid_request": lowers and "on_word_of" not in body}
+        yield "always" if lowers else True, {"request": body, "number": number, **lowers}, faults
+        frozen, before = set(), run.charged
+        run.charged, run.corrections = before + late - returned, number
+        for name, key, own in self.charged(run):
+            if not key[2]:
+                is_over = late != NOTHING and (own.overdrawn != NOTHING or late.exceeds(own.remaining))
+                frozen |= {name} if is_over else set()
+                own.spent = both(min, own.spent + late, FULL) - returned
+        facts = {
+            "run": run,
+            "request": body,
+            "number": number,
+            "replaces": not body["decided_by_output"],
+            "before": before,
+        }
+        facts |= {"cost": cost, "charged": run.charged, "late": late, "returned": returned, "fits": not frozen}
+        facts |= {"frozen": sorted(frozen), **known(project=run.body.get("project"))}
+        for name, keys in run.charges.items():
+            own_set = self.datasets[name]
+            own_set.state = "frozen" if name in frozen and own_set.state == "active" else own_set.state
+            state = {"state": own_set.state} if name in frozen else {}
+            self.write(own_set, "run-corrected", who, {**facts, **state}, keys)
+        yield Answer(200, run, {name: facts[name] for name in ("number", "replaces", "fits", "frozen")})
 
     def void(self, who: Person, run: Run, body: Json) -> Iterator[Any]:
         """No output was ever seen: before the start the requester states that, afterwards a steward."""

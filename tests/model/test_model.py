@@ -21,7 +21,7 @@ from tests.model.walk import Walk
 
 SEED: Final = 20
 STEPS_OF_TENANT: Final = 250
-LINES_MAX: Final = 743
+LINES_MAX: Final = 786
 """Of the modules of the model together."""
 RULES: Final = ("prices", "model")
 """The modules with the rules; the others drive, show and compare."""
@@ -47,6 +47,9 @@ LEAST: Final = {
     "active: 202": 1,
     "budget: 202": 2,
     "void: 202": 3,
+    "amend: 200": 15,
+    "amend: 202": 10,
+    "amend: 422 invalid-request": 2,
     "approve: 200": 6,
     "approve: 403 forbidden": 5,
     "refuse: 200": 1,

@@ -76,8 +76,9 @@ def correct(books: Books, command: Correct, now_us: int) -> Drafts | Repeat:
         )
     if lowers and any(_is_full(account) for posting in before for account in guaranteed(posting.accounts)):
         raise run_state(run, "Nothing can be given back: more was spent than a balance can state.")
-    stated = {"request": command.body, "number": command.known.corrections + 1}
-    _demand_same(books, command, stated["number"])
+    number = command.known.corrections + 1
+    stated = {"request": command.body, "number": number}
+    _demand_same(books, command, number)
     guarded = _guarded(command, before, {**stated, **({"lowers": True} if lowers else {})}, is_always=lowers)
     if (proposed := propose_first(books, guarded, now_us)) is not None:
         return proposed

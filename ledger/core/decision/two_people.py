@@ -49,9 +49,16 @@ def propose_first(books: Books, guarded: Guarded, now_us: int) -> Drafts | Repea
         proposal for proposal in books.proposals.values() if proposal.state == "open" and proposal.expires_us > now_us
     ]
     for proposal in open_proposals:
-        if guarded.run_id is not None and (proposal.run_id, proposal.kind) == (guarded.run_id, guarded.kind):
+        # A correction rests on those before it, so the same one of later is another proposal.
+        is_same = (proposal.run_id, proposal.kind) == (guarded.run_id, guarded.kind)
+        if guarded.run_id is not None and is_same and _number(proposal.body["request"]) == _number(guarded.body):
             return Repeat(guarded.run_id, "change-proposed", {}, proposal)
     return propose(books, guarded, now_us)
+
+
+def _number(body: Mapping[str, Any]) -> int | None:
+    """Return which correction of a settled run is proposed; None if something else is."""
+    return body.get("number")
 
 
 def propose(books: Books, guarded: Guarded, now_us: int) -> Drafts:
