@@ -49,7 +49,6 @@ from ledger.signer.heads import Heads
 from ledger.signer.publish import Publisher
 from ledger.store import Store, engine_for
 
-
 log = logging.getLogger(__name__)
 
 

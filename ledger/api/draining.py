@@ -1,7 +1,7 @@
 """Stop without breaking an answer: first tell balancers and clients, serve on for a while, and only then end.
 
-uvicorn stops to listen as soon as it gets a signal. Here the signal reaches it later. Meanwhile /readyz is 503, and each
-answer closes its connection, so that clients go elsewhere with their next request.
+uvicorn stops to listen as soon as it gets a signal. Here the signal reaches it later. Meanwhile /readyz is 503, and
+each answer closes its connection, so that clients go elsewhere with their next request.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Draining:
     """Whether this process is about to end."""
 
     def __init__(self, seconds: float, on_begin: Callable[[], None]) -> None:
-        """seconds: how long it still serves after the first signal; a second signal ends that. on_begin: is called once."""
+        """seconds: how long it still serves after a first signal; a second one ends that. on_begin: is called once."""
         self._seconds, self._on_begin = seconds, on_begin
         self.has_begun = False
 

@@ -213,7 +213,7 @@ class Keeper:
 
 
 def contradiction_of(store: Store, journal: Journal, kept: End) -> Contradiction | None:
-    """Return how a journal contradicts a head that was kept of it; None if it does not, or accounts for what it lost."""
+    """Return how a journal contradicts a head that was kept; None if it does not, or accounts for that."""
     with store.reading(journal[0]) as reading:
         now = _end(reading, journal, kept.name)
         if now is None:

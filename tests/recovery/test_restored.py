@@ -107,8 +107,8 @@ REST = {"adjacency": "add_or_remove_one", "bound": "clt", "size": 60000, "accept
 
 
 def test_a_run_on_what_is_derived_from_a_contradicted_dataset(site: Site) -> None:
-    """Goal: neither a derived dataset nor its root decides a run that was lost. Method: a run on a derived dataset, whose
-    cost its root lost too; and a run on the derived one after only the root's entries were lost."""
+    """Goal: neither a derived dataset nor its root decides a run that was lost. Method: a run on a derived dataset,
+    whose cost its root lost too; and a run on the derived one after only the root's entries were lost."""
     with site.served() as ledger:
         ledger.register(name="root")
         derived = {"name": "leaf", "derived_from": [{"name": "root", "unit_preserving": True}]}
@@ -128,7 +128,7 @@ def test_a_database_that_is_put_back_under_a_running_server(site: Site) -> None:
         for name in ("gone", "other", "whole"):
             ledger.register(name=name)
             ok(ledger.ask(datasets=[name]))
-        gone, other = ("(SELECT id FROM datasets WHERE name = '%s')" % name for name in ("gone", "other"))
+        gone, other = (f"(SELECT id FROM datasets WHERE name = '{name}')" for name in ("gone", "other"))
         zeros = "zeroblob(32)" if site.settings.is_sqlite else r"decode(repeat('00', 32), 'hex')"
         changed(
             site.settings,
@@ -143,8 +143,8 @@ def test_a_database_that_is_put_back_under_a_running_server(site: Site) -> None:
 
 
 def test_the_file_has_every_head_and_nothing_else(site: Site) -> None:
-    """Goal: one row for each journal, its newest head, after a server that ended. Method: the file against the rows, after
-    runs on one dataset and a change of another."""
+    """Goal: one row for each journal, its newest head, after a server that ended. Method: the file against the rows,
+    after runs on one dataset and a change of another."""
     with site.served() as ledger:
         for name in ("a", "b"):
             ledger.register(name=name)
@@ -172,9 +172,10 @@ def lose(site: Site) -> tuple[Settings, dict[str, Any], str]:
 
 
 def test_the_cost_of_lost_runs_is_written_off(site: Site) -> None:
-    """Goal: a lower limit that accounts for the lost runs opens the dataset again, once a steward thaws it; nothing less
-    does, what was lost is never approved again, and the journal states all of it. Method: limits that are too high, a
-    receipt of another run, the whole way on; the export by both verifiers, and the rows; then a server that starts."""
+    """Goal: a lower limit that accounts for the lost runs opens the dataset again, once a steward thaws it; nothing
+    less does, what was lost is never approved again, and the journal states all of it. Method: limits that are too
+    high, a receipt of another run, the whole way on; the export by both verifiers, and the rows; then a server that
+    starts."""
     backup, error, receipt = lose(site)
     lost = {"seq": error["kept_seq"], "hash": error["kept_hash"], "receipts": [receipt]}
     path, reason = "/v1/datasets/lost/budget", "the backup of Sunday was restored"
@@ -206,8 +207,8 @@ def test_the_cost_of_lost_runs_is_written_off(site: Site) -> None:
 
 
 def test_two_people_write_off(site: Site) -> None:
-    """Goal: where the policy asks for two people, one alone cannot go on without what was lost. Method: the policy, then
-    a write-off by one steward and its approval by another."""
+    """Goal: where the policy asks for two people, one alone cannot go on without what was lost. Method: the policy,
+    then a write-off by one steward and its approval by another."""
     with site.served() as ledger:
         ok(ledger.put("/v1/policy", {"second_steward": True, "reason": "x"}))
     backup, error, receipt = lose(site)
