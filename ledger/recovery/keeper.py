@@ -166,7 +166,7 @@ class Keeper:
         with self._store.reading(journal[0]) as reading:
             now = _end(reading, journal, kept.name)
             if now is None:
-                found = Contradiction(kept, None)
+                found = Contradiction(kept, None, is_tenant_gone=reading.tenants.current() is None)
             elif now.seq < kept.seq or _hash_at(reading, journal[1], kept.seq) != kept.hash:
                 found = Contradiction(kept, now.seq)
             else:

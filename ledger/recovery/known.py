@@ -44,6 +44,7 @@ class Contradiction:
 
     kept: End
     stored: int | None
+    is_tenant_gone: bool = False
 
     @property
     def missing(self) -> str:
