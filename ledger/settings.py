@@ -139,7 +139,7 @@ class Settings(BaseSettings):
     drain_seconds: Annotated[int, Field(ge=0, le=3600)] = Field(
         0,
         description=(
-            "How long, in seconds, a server that is told to stop still serves, with /readyz false and `Connection:"
+            "How long, in seconds, a server still serves after a signal to stop, with /readyz false and `Connection:"
             " close`, so that a balancer sends it nothing more; then it answers what is in flight, and ends."
         ),
     )

@@ -37,7 +37,7 @@ class Draining:
 
     @contextmanager
     def on_signals(self) -> Iterator[None]:
-        """Take the signals that end the process, for a while, from whoever had them, and pass them on later."""
+        """Take the signals that end the process, for a while, from the server, and pass them on later."""
         if threading.current_thread() is not threading.main_thread():
             yield  # where nobody gets signals
             return

@@ -33,9 +33,9 @@ E = TypeVar("E", Entry, TenantEntry)
 def check_journals(settings: Settings, witnesses: Witnesses | None = None) -> Iterator[dict[str, Any]]:
     """Yield one result for each journal of each tenant.
 
-    `error` is None if it verifies; otherwise `seq` is the first entry that is wrong or missing. `remark` is about what is
-    no error. witnesses: receipts and
-    heads that the journals must contain; a journal that is missing has a result too. Raises Misconfigured.
+    `error` is None if it verifies; otherwise `seq` is the first entry that is wrong or missing. `remark` is about what
+    is no error. witnesses: receipts and heads that the journals must contain; a journal that is missing has a result
+    too. Raises Misconfigured.
     """
     held = witnesses or Witnesses()
     left = dict(held.names)
@@ -207,7 +207,9 @@ def _checked(store: Store, tenant_id: UUID, name: str, held: Witnesses, policies
     return dataset.seq, remark
 
 
-def demand_holds(reading: Reading, dataset: Dataset, held: Witnesses, policies: Sequence[Policy] | None = None) -> int | None:
+def demand_holds(
+    reading: Reading, dataset: Dataset, held: Witnesses, policies: Sequence[Policy] | None = None
+) -> int | None:
     """Check the dataset's journal against its rows, the witnesses, and the policies of its tenant if they are known.
     Return the first entry whose time goes back, which entries before version 3 can. Raises JournalBroken."""
     seen, comparison = Mirror(), held.compare((reading.tenant_id, dataset.id))
