@@ -38,7 +38,8 @@ RUN /opt/ledger/bin/pip install --no-cache-dir --no-deps --no-build-isolation . 
 FROM python:${PYTHON}
 
 RUN groupadd --system --gid 10001 ledger \
- && useradd --system --uid 10001 --gid ledger --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin ledger
+ && useradd --system --uid 10001 --gid ledger --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin ledger \
+ && install --directory --owner=ledger --group=ledger --mode=700 /var/lib/privacy-ledger
 COPY --from=build /opt/ledger /opt/ledger
 ENV PATH=/opt/ledger/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \

@@ -132,14 +132,15 @@ class Settings(BaseSettings):
     keep_alive_seconds: Seconds = Field(
         75,
         description=(
-            "How long, in seconds, an idle connection stays open; longer than your balancer keeps one, which is often 60."
+            "How long, in seconds, an idle connection stays open; longer than your balancer keeps one, which is often"
+            " 60."
         ),
     )
     drain_seconds: Annotated[int, Field(ge=0, le=3600)] = Field(
         0,
         description=(
-            "How long, in seconds, a server that is told to stop still serves, with /readyz false and `Connection: close`,"
-            " so that a balancer sends it nothing more; then it answers what is in flight, and ends."
+            "How long, in seconds, a server still serves after a signal to stop, with /readyz false and `Connection:"
+            " close`, so that a balancer sends it nothing more; then it answers what is in flight, and ends."
         ),
     )
     database_wait_seconds: Annotated[int, Field(ge=0, le=86_400)] = Field(

@@ -51,7 +51,6 @@ from ledger.signer.heads import Heads
 from ledger.signer.publish import Publisher
 from ledger.store import Store, engine_for
 
-
 log = logging.getLogger(__name__)
 
 
@@ -256,6 +255,6 @@ class _Commits:
         is_gone = what.stored is None
         parent = None if dataset_id is None or is_gone else Parent(dataset_id, what.kept.name)
         alert = raising.mismatch(parent, seq=min((what.stored or 0) + 1, what.kept.seq), reason=what.missing)
-        if self.writer is not None and not (is_gone and dataset_id is None):
+        if self.writer is not None and not what.is_tenant_gone:
             with suppress(Overloaded):  # it is in the log, and in /readyz
                 self.writer.tell(tenant_id, [alert])

@@ -1,7 +1,7 @@
 """Stop without breaking an answer: first tell balancers and clients, serve on for a while, and only then end.
 
-uvicorn stops to listen as soon as it gets a signal. Here the signal reaches it later. Meanwhile /readyz is 503, and each
-answer closes its connection, so that clients go elsewhere with their next request.
+uvicorn stops to listen as soon as it gets a signal. Here the signal reaches it later. Meanwhile /readyz is 503, and
+each answer closes its connection, so that clients go elsewhere with their next request.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Draining:
     """Whether this process is about to end."""
 
     def __init__(self, seconds: float, on_begin: Callable[[], None]) -> None:
-        """seconds: how long it still serves after the first signal; a second signal ends that. on_begin: is called once."""
+        """seconds: how long it still serves after a first signal; a second one ends that. on_begin: is called once."""
         self._seconds, self._on_begin = seconds, on_begin
         self.has_begun = False
 
@@ -37,7 +37,7 @@ class Draining:
 
     @contextmanager
     def on_signals(self) -> Iterator[None]:
-        """Take the signals that end the process, for a while, from whoever had them, and pass them on later."""
+        """Take the signals that end the process, for a while, from the server, and pass them on later."""
         if threading.current_thread() is not threading.main_thread():
             yield  # where nobody gets signals
             return

@@ -61,7 +61,6 @@ def readiness(served: Services, draining: Draining) -> Readiness:
         )
     shown = Readiness(status="ok")
     if contradicted := served.known.contradicted:
-        shown["contradicted_count"] = len(contradicted)
         shown["contradicted"] = [
             {"journal": "tenant" if journal[1] is None else str(journal[1]), "missing": found.missing}
             for journal, found in sorted(contradicted.items(), key=lambda item: str(item[0]))[:SHOWN_MAX]

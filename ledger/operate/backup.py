@@ -41,14 +41,14 @@ def back_up(settings: Settings, target: Path) -> BackedUp:
     """Copy an SQLite ledger into a new file, as of one moment, while servers may use it, and check the copy.
 
     The file appears under its name when it is complete, checked and on disk, and only its owner may read it. Raises
-    Misconfigured if the ledger is not on SQLite, InvalidRequest if the file exists, DatabaseUnusable and JournalBroken if
-    the copy is not good.
+    Misconfigured if the ledger is not on SQLite, InvalidRequest if the file exists, DatabaseUnusable and JournalBroken
+    if the copy is not good.
     """
     source = settings.sqlite_file
     if source is None:
         raise Misconfigured(
-            "`privacy-ledger backup` copies SQLite ledgers, and LEDGER_DATABASE_URL is another database. Use pg_dump, or"
-            " base backups with archived WAL: the page Back up and restore of the guide shows both."
+            "`privacy-ledger backup` copies SQLite ledgers, and LEDGER_DATABASE_URL is another database. Use pg_dump,"
+            " or base backups with archived WAL: the page Back up and restore of the guide shows both."
         )
     if not source.exists():
         raise DatabaseUnusable(f"There is no {source} to back up.")
@@ -154,7 +154,7 @@ def demand_sound(settings: Settings, *, seconds_max: float = CHECK_SECONDS_MAX) 
 
 
 def has_wal_fault(version: tuple[int, int, int]) -> bool:
-    """Return whether a release of SQLite has the fault by which a reset of the write-ahead log can damage a database."""
+    """Return whether a release of SQLite has the fault of the write-ahead log that can damage a database."""
     since = _CORRECTED_TOO.get(version[:2])
     return _FAULT_SINCE <= version < _CORRECTED_IN and (since is None or version[2] < since)
 
@@ -189,8 +189,8 @@ def damaged(file: Path, found: str) -> str:
     """Return the message about a damaged file."""
     return (
         f"The database {file} is damaged ({found}).\n"
-        f"The files {file}, {file.name}-wal and {file.name}-shm are one database. If a copy was put back next to files of"
-        " another time: stop every server, move all three away, and put the copy back alone, or all three from one"
+        f"The files {file}, {file.name}-wal and {file.name}-shm are one database. If a copy was put back next to files"
+        f" of another time: stop every server, move all three away, and put the copy back alone, or all three from one"
         " moment:\n"
         f"    mkdir aside && mv {file} {file}-wal {file}-shm aside/\n"
         f"    cp BACKUP {file}\n"

@@ -34,8 +34,9 @@ E = TypeVar("E", Entry, TenantEntry)
 def check_journals(settings: Settings, witnesses: Witnesses | None = None) -> Iterator[dict[str, Any]]:
     """Yield one result for each journal of each tenant.
 
-    `error` is None if it verifies; otherwise `seq` is the first entry that is wrong or missing. witnesses: receipts and
-    heads that the journals must contain; a journal that is missing has a result too. Raises Misconfigured.
+    `error` is None if it verifies; otherwise `seq` is the first entry that is wrong or missing. `remark` is about what
+    is no error. witnesses: receipts and heads that the journals must contain; a journal that is missing has a result
+    too. Raises Misconfigured.
     """
     held = witnesses or Witnesses()
     left = dict(held.names)
@@ -67,11 +68,12 @@ def check_journals(settings: Settings, witnesses: Witnesses | None = None) -> It
         yield {"tenant": tenant, "dataset": dataset, "entries": 0, "seq": 1, "error": f"entry 1: {reason}"}
 
 
-def _result(tenant: str, dataset: str | None, checked: Callable[[], int]) -> dict[str, Any]:
+def _result(tenant: str, dataset: str | None, checked: Callable[[], tuple[int, str | None]]) -> dict[str, Any]:
     """Return the result of checking one journal. A row that cannot be read must not stop the check of the others."""
     result: dict[str, Any] = {"tenant": tenant, "dataset": dataset, "entries": 0, "seq": None, "error": None}
     try:
-        result["entries"] = checked()
+        entries, remark = checked()
+        result |= {"entries": entries} | ({} if remark is None else {"remark": remark})
     except JournalBroken as error:
         result |= {"seq": error.seq, "error": error.detail}
     except UNREADABLE as error:
@@ -84,7 +86,7 @@ def _journal_ids(store: Store, tenant_id: UUID) -> set[UUID]:
         return reading.journals.dataset_ids()
 
 
-def _checked_tenant(store: Store, tenant_id: UUID, held: Witnesses) -> int:
+def _checked_tenant(store: Store, tenant_id: UUID, held: Witnesses) -> tuple[int, None]:
     """Compare the tenant's own journal with its keys and policy. Return the number of entries. Raises JournalBroken."""
     with store.reading(tenant_id) as reading:
         tenant = reading.tenants.current()
@@ -94,7 +96,7 @@ def _checked_tenant(store: Store, tenant_id: UUID, held: Witnesses) -> int:
         replayed = replay_tenant(comparison.over(_tenant_entries(reading)), tenant_id=tenant_id)
         comparison.finish()
         _demand_tenant_rows(reading, tenant, replayed)
-    return tenant.seq
+    return tenant.seq, None
 
 
 def _tenant_entries(reading: Reading) -> Iterator[Sealed]:
@@ -194,20 +196,23 @@ class _Policies:
         return self._policies
 
 
-def _checked(store: Store, tenant_id: UUID, name: str, held: Witnesses, policies: _Policies) -> int:
+def _checked(store: Store, tenant_id: UUID, name: str, held: Witnesses, policies: _Policies) -> tuple[int, str | None]:
     """Check a dataset in one snapshot, so that concurrent decisions are not taken for errors. Return the number of
-    entries. Raises JournalBroken."""
+    entries, and a remark. Raises JournalBroken."""
     with store.reading(tenant_id) as reading:
         dataset = reading.datasets.by_name(name)
         if dataset is None:
             raise JournalBroken("is missing: the dataset's row names none", seq=1)
-        demand_holds(reading, dataset, held, policies.of(reading))
-    return dataset.seq
+        backwards = demand_holds(reading, dataset, held, policies.of(reading))
+    remark = None if backwards is None else f"entry {backwards}: its time is before that of the entry before it"
+    return dataset.seq, remark
 
 
-def demand_holds(reading: Reading, dataset: Dataset, held: Witnesses, policies: Sequence[Policy] | None = None) -> None:
+def demand_holds(
+    reading: Reading, dataset: Dataset, held: Witnesses, policies: Sequence[Policy] | None = None
+) -> int | None:
     """Check the dataset's journal against its rows, the witnesses, and the policies of its tenant if they are known.
-    Raises JournalBroken."""
+    Return the first entry whose time goes back, which entries before version 3 can. Raises JournalBroken."""
     seen, comparison = Mirror(), held.compare((reading.tenant_id, dataset.id))
     rows = _pages(lambda after, limit: reading.journals.page(dataset.id, after=after, limit=limit))
     counting = Counting(reading, dataset)
@@ -226,6 +231,7 @@ def demand_holds(reading: Reading, dataset: Dataset, held: Witnesses, policies: 
     _demand_mirrored(reading, dataset, seen)
     if policies is not None:
         demand_policy(policies, replayed.loosenings)
+    return replayed.backwards
 
 
 def _demand_rows(reading: Reading, dataset: Dataset, replayed: Replayed) -> None:

@@ -271,9 +271,9 @@ def wait_for(settings: Settings, *, sleep: Callable[[float], object] = time.slee
     begun, seconds = time.monotonic(), 0.5
     while True:
         try:
-            with _opened(settings.database_url.get_secret_value(), failure=_UNUSABLE) as store:
-                with store.engine.connect():
-                    return
+            url = settings.database_url.get_secret_value()
+            with _opened(url, failure=_UNUSABLE) as store, store.engine.connect():
+                return
         except DatabaseUnusable as error:
             left = settings.database_wait_seconds - (time.monotonic() - begun)
             if left <= 0 or _FINAL.search(error.detail):

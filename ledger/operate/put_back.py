@@ -1,8 +1,8 @@
 """Put back what a restore lost: the entries that an export has and the database has not, exactly as they were.
 
-Each export is verified as an auditor does, with the ledger's own keys. Its entries must go on from those in the database.
-The rows that decisions use are then what the whole journal implies, and the same comparison as in `check` must hold
-before anything is committed.
+Each export is verified as an auditor does, with the ledger's own keys. Its entries must go on from those in the
+database. The rows that decisions use are then what the whole journal implies, and the same comparison as in `check`
+must hold before anything is committed.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from ledger.verifier.witness import Witnesses
 
 @dataclass(frozen=True, slots=True)
 class PutBack:
-    """What became of one journal: the first and the last number of the entries that were added; none if first > last."""
+    """What became of one journal: the first and last number of the entries that were added; none if first > last."""
 
     dataset: str
     first: int

@@ -166,7 +166,7 @@ class Keeper:
         with self._store.reading(journal[0]) as reading:
             now = _end(reading, journal, kept.name)
             if now is None:
-                found = Contradiction(kept, None)
+                found = Contradiction(kept, None, is_tenant_gone=reading.tenants.current() is None)
             elif now.seq < kept.seq or _hash_at(reading, journal[1], kept.seq) != kept.hash:
                 found = Contradiction(kept, now.seq)
             else:
@@ -213,7 +213,7 @@ class Keeper:
 
 
 def contradiction_of(store: Store, journal: Journal, kept: End) -> Contradiction | None:
-    """Return how a journal contradicts a head that was kept of it; None if it does not, or accounts for what it lost."""
+    """Return how a journal contradicts a head that was kept; None if it does not, or accounts for that."""
     with store.reading(journal[0]) as reading:
         now = _end(reading, journal, kept.name)
         if now is None:

@@ -44,6 +44,7 @@ class Contradiction:
 
     kept: End
     stored: int | None
+    is_tenant_gone: bool = False
 
     @property
     def missing(self) -> str:
@@ -116,8 +117,8 @@ class Known:
     def _refusal(
         self, tenant_id: UUID, command: Command, stuck: Mapping[UUID, JournalContradicted]
     ) -> JournalContradicted | None:
-        """Return the error for a command; None if it may be decided, as a steward's new budget may that accounts for the
-        lost entries. stuck: an error for each dataset that is contradicted."""
+        """Return the error for a command; None if it may be decided, as a steward's new budget may that accounts for
+        the lost entries. stuck: an error for each dataset that is contradicted."""
         if isinstance(command, Register):
             gone = self._gone(tenant_id, command.definition.name)
             return None if gone is None else gone.error()

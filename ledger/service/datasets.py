@@ -34,8 +34,8 @@ from ledger.service.transactions import submit
 from ledger.service.two_people import Outcome, proposed
 from ledger.service.writer import Writer
 from ledger.store import Store
-from ledger.verifier.jws import PublicKeys
 from ledger.suggest import nearest
+from ledger.verifier.jws import PublicKeys
 
 PARTITIONS_SHOWN_MAX: Final = 1000
 

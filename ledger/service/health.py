@@ -39,8 +39,8 @@ class Health:
             self.is_failing = True
 
     def saw(self, clock_us: int, newest_us: int) -> None:
-        """Compare the database's clock with the time that has passed since it was read before, and with the newest entry
-        of the journals that are locked."""
+        """Compare the database's clock with the time that has passed since it was read before, and with the newest
+        entry of the journals that are locked."""
         offset_us = clock_us - time.monotonic_ns() // 1000
         if self._offset_us is not None and abs(offset_us - self._offset_us) > JUMP_US:
             seconds = (offset_us - self._offset_us) / 1e6

@@ -15,8 +15,8 @@ from ledger.verifier.jws import PublicKeys
 
 
 def lost_of(stated: LostEntries, actor: Actor, dataset: Dataset, *, keys: PublicKeys) -> Lost:
-    """Return what was lost of a dataset's journal. Raises InvalidRequest if a receipt is not this ledger's, is about other
-    datasets, or is of an entry that the journal has."""
+    """Return what was lost of a dataset's journal. Raises InvalidRequest if a receipt is not this ledger's, is about
+    other datasets, or is of an entry that the journal has."""
     runs: dict[UUID, Amount] = {}
     for number, token in enumerate(stated.receipts):
         field = f"lost.receipts.{number}"

@@ -214,10 +214,10 @@ class Publisher:
                 left.discard(folder / "tenant.jws")
         after: str | None = None
         while tenant is not None and (page := self._page(tenant_id, after)):
-            for dataset in page:
-                with self._store.reading(tenant_id) as reading:
-                    self._one(reading, tenant, dataset, folder / f"{dataset.id}.jws")
-                left.discard(folder / f"{dataset.id}.jws")
+            ids = [dataset.id for dataset in page]
+            for start in range(0, len(ids), MOVED_PAGE):
+                self._publish_some(tenant_id, ids[start : start + MOVED_PAGE])
+            left -= {folder / f"{id_}.jws" for id_ in ids}
             after = page[-1].definition.name
         for path in left:
             self._contradicted(path, f"is missing, with the whole journal {path.stem}, of which heads were published")

@@ -136,8 +136,8 @@ class Leases(Snapshot):
     def probe(self) -> None:
         """Write about as much as a decision does, so that the commit of this transaction shows whether one can happen.
 
-        The rows belong to no task. On SQLite they go again, so that each probe needs new pages; on PostgreSQL each leaves
-        new versions of the same rows.
+        The rows belong to no task. On SQLite they go again, so that each probe needs new pages; on PostgreSQL each
+        leaves new versions of the same rows.
         """
         is_sqlite = self.connection.dialect.name == "sqlite"
         for number in range(PROBES):

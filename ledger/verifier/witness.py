@@ -164,7 +164,6 @@ class Comparison:
         seq = self._tree.size
         gone = [held for ones in self._held.values() for held in ones]
         if gone:
-            first = min(gone, key=lambda held: held.seq)
             last = max(gone, key=lambda held: held.seq)
             missing = "" if last.seq == seq + 1 else f", so entries {seq + 1} to {last.seq} are missing"
             what = f"is missing: {last.source} names entry {last.seq}{missing}"

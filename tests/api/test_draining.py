@@ -14,6 +14,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import httpx
+
 from ledger.settings import Settings
 from tests.kit.driver import Served, environment, first_keys, serve_forked
 from tests.kit.trials import trials
@@ -39,6 +40,7 @@ def until(condition: Callable[[], bool]) -> None:
 
 
 def is_ready(url: str) -> bool:
+    """Whether a server says that it can work."""
     try:
         return httpx.get(f"{url}/readyz", timeout=10).status_code == 200
     except httpx.TransportError:
@@ -46,8 +48,9 @@ def is_ready(url: str) -> bool:
 
 
 def test_what_a_stopping_server_answers(database: Settings, tmp_path: Path) -> None:
-    """Goal: from the signal on /readyz is 503 and each answer says that its connection closes, as it then does; requests
-    are still answered. Method: a connection that was kept, and new ones, while a server drains; a second signal ends it."""
+    """Goal: from the signal on /readyz is 503 and each answer says that its connection closes, as it then does;
+    requests are still answered. Method: a connection that was kept, and new ones, while a server drains; a second
+    signal ends it."""
     key = first_keys(database).admin_key
     with serving(database, tmp_path, LEDGER_DRAIN_SECONDS="600") as served:
         address = urlsplit(served.url)
@@ -72,10 +75,12 @@ def test_what_a_stopping_server_answers(database: Settings, tmp_path: Path) -> N
 
 
 def wait_for_more(balancer: Balancer, count: int) -> None:
+    """Wait until this many answers were counted."""
     until(lambda: sum(balancer.counts.values()) > count)
 
 
 def wait_for_end(url: str) -> None:
+    """Wait until nobody listens there any more."""
     until(lambda: not _listens(url))
 
 
@@ -120,8 +125,9 @@ class Balancer:
 
 
 def test_a_rolling_restart_breaks_no_answer(postgresql: Settings, tmp_path: Path) -> None:
-    """Goal: servers that are replaced one after another, behind something that asks /readyz, break no answer. Method: four
-    callers over kept connections; each server in turn gets the signal and drains, and a new one takes its port's place."""
+    """Goal: servers that are replaced one after another, behind something that asks /readyz, break no answer. Method:
+    four callers over kept connections; each server in turn gets the signal and drains, and a new one takes its port's
+    place."""
     key = first_keys(postgresql).admin_key
     rounds = trials(2, 20)
     with ExitStack() as stack:

@@ -39,6 +39,7 @@ from independent_members import (  # type: ignore[import-not-found]
     TEXTS,
     WITHIN,
     duration,
+    is_accounted,
     is_sha256,
     later,
     moment,
@@ -315,26 +316,8 @@ class Journal:
         self.demand(self.limit is not None and amount(entry["limit_before"]) == self.limit, "another limit before")
         assert self.limit is not None
         self.done(entry, "budget", "lost" in entry or exceeds(amount(entry["limit"]), self.limit))
-        self.demand_accounted(entry, self.limit)
+        self.demand(is_accounted(entry, self.limit, self.state), "a limit that does not account for what was lost")
         return self.limited(None, self.new_limit(entry))
-
-    def demand_accounted(self, entry: Entry, before: list[int]) -> None:
-        """That a limit is lower by what the runs in lost entries cost, and that the dataset waits."""
-        if "lost" not in entry:
-            self.demand("state" not in entry, "a state of its own")
-            return
-        lost, runs = entry["lost"], entry["lost"]["runs"]
-        ids = [run["run"] for run in runs]
-        self.demand(all(sorted(run) == ["cost", "run"] for run in runs) and ids == sorted(set(ids)), "other lost runs")
-        self.demand(is_sha256(lost["hash"]) and 1 <= lost["first"] <= entry["seq"] <= lost["seq"] + 1, "not lost")
-        after = amount(entry["limit"])
-        for run in runs:
-            cost = amount(run["cost"])
-            is_run = re.fullmatch(ID, run["run"], re.ASCII)
-            self.demand(min(cost) >= 0 and bool(is_run), "a lost run that gives back")
-            after = add(after, cost)
-        self.demand(not exceeds(after, before), "a limit that does not account for the lost runs")
-        self.demand(entry.get("state") == ("retired" if self.state == "retired" else "frozen"), "open after a loss")
 
     def limited(self, project: str | None, limit: list[int]) -> dict[Key, Account]:
         """The accounts with a new limit, which none of them may be above."""

@@ -153,15 +153,33 @@ def test_a_forgery_of_version_1_is_found(kind: str, change: Any) -> None:
     entries = [chain.parse(body) for body, _ in journal_of("mnist")]
     at = next(place for place, entry in enumerate(entries) if entry["kind"] == kind)
     change(entries[at])
+    sealed = sealed_anew(entries)
+    with pytest.raises(JournalBroken) as caught:
+        replay.replay(sealed, tenant_id=TENANT, dataset_id=IDS["mnist"])
+    assert caught.value.seq >= at + 1
+
+
+def sealed_anew(entries: list[dict[str, Any]]) -> list[tuple[str, bytes]]:
+    """The entries with hashes that follow each other."""
     sealed: list[tuple[str, bytes]] = []
     for entry in entries:
         if sealed:
             entry["prev"] = sealed[-1][1].hex()
         body = chain.canonical(entry)
         sealed.append((body, chain.digest(body)))
-    with pytest.raises(JournalBroken) as caught:
-        replay.replay(sealed, tenant_id=TENANT, dataset_id=IDS["mnist"])
-    assert caught.value.seq >= at + 1
+    return sealed
+
+
+def test_a_time_of_version_1_that_goes_back_is_remarked_on() -> None:
+    """Goal: such a journal exists and verifies, and the first such entry is named. Method: the time of an entry that
+    changes only a title or state, moved before the one before it."""
+    entries = [chain.parse(body) for body, _ in journal_of("mnist")]
+    found = replay.replay(sealed_anew(entries), tenant_id=TENANT, dataset_id=IDS["mnist"])
+    assert found.backwards is None
+    at = next(place for place, entry in enumerate(entries) if entry["kind"] in ("dataset-changed", "budget-set"))
+    entries[at]["at"] = "2020" + entries[at]["at"][4:]
+    found = replay.replay(sealed_anew(entries), tenant_id=TENANT, dataset_id=IDS["mnist"])
+    assert found.backwards == at + 1
 
 
 # --- the migration ---------------------------------------------------------------------------------------------------

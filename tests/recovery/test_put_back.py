@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -49,7 +48,7 @@ def live(ledger: Ledger) -> None:
 
 
 @pytest.fixture
-def lost(site: Site) -> Iterator[tuple[Site, Settings, dict[str, list[str]], PublicKeys]]:
+def lost(site: Site) -> tuple[Site, Settings, dict[str, list[str]], PublicKeys]:
     """A ledger, a backup of it from before much happened, and exports from after."""
     with site.served() as ledger:
         for name in ("one", "two"):
@@ -61,7 +60,7 @@ def lost(site: Site) -> Iterator[tuple[Site, Settings, dict[str, list[str]], Pub
     with site.served() as ledger:
         live(ledger)
         exports, keys = exports_of(ledger, "one", "two", "leaf", "younger"), keys_of(ledger)
-    yield site, backup.model_copy(update={"kept_heads_file": site.settings.kept_heads}), exports, keys
+    return site, backup.model_copy(update={"kept_heads_file": site.settings.kept_heads}), exports, keys
 
 
 def test_everything_is_as_it_was(lost: tuple[Site, Settings, dict[str, list[str]], PublicKeys]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -38,10 +39,12 @@ class Site:
         self.settings, self.first, self.copy = settings, first, copy
 
     @contextlib.contextmanager
-    def served(self, settings: Settings | None = None, *, kept: Path | None = None) -> Iterator[Ledger]:
+    def served(
+        self, settings: Settings | None = None, *, kept: Path | None = None, published: Path | None = None
+    ) -> Iterator[Ledger]:
         """The application on the database, or on a copy of it; the file of kept heads is the same, or `kept`."""
-        chosen = settings or self.settings
-        chosen = chosen.model_copy(update={"kept_heads_file": kept or self.settings.kept_heads, "watch_seconds": 3600})
+        more = {"kept_heads_file": kept or self.settings.kept_heads, "heads_dir": published, "watch_seconds": 3600}
+        chosen = (settings or self.settings).model_copy(update=more)
         with InsideClient(application(chosen)) as client:
             yield Ledger(client, self.first.admin_key, operator_key=self.first.operator_key, tenant=self.first.tenant)
 
@@ -107,8 +110,8 @@ REST = {"adjacency": "add_or_remove_one", "bound": "clt", "size": 60000, "accept
 
 
 def test_a_run_on_what_is_derived_from_a_contradicted_dataset(site: Site) -> None:
-    """Goal: neither a derived dataset nor its root decides a run that was lost. Method: a run on a derived dataset, whose
-    cost its root lost too; and a run on the derived one after only the root's entries were lost."""
+    """Goal: neither a derived dataset nor its root decides a run that was lost. Method: a run on a derived dataset,
+    whose cost its root lost too; and a run on the derived one after only the root's entries were lost."""
     with site.served() as ledger:
         ledger.register(name="root")
         derived = {"name": "leaf", "derived_from": [{"name": "root", "unit_preserving": True}]}
@@ -128,7 +131,7 @@ def test_a_database_that_is_put_back_under_a_running_server(site: Site) -> None:
         for name in ("gone", "other", "whole"):
             ledger.register(name=name)
             ok(ledger.ask(datasets=[name]))
-        gone, other = ("(SELECT id FROM datasets WHERE name = '%s')" % name for name in ("gone", "other"))
+        gone, other = (f"(SELECT id FROM datasets WHERE name = '{name}')" for name in ("gone", "other"))
         zeros = "zeroblob(32)" if site.settings.is_sqlite else r"decode(repeat('00', 32), 'hex')"
         changed(
             site.settings,
@@ -143,8 +146,8 @@ def test_a_database_that_is_put_back_under_a_running_server(site: Site) -> None:
 
 
 def test_the_file_has_every_head_and_nothing_else(site: Site) -> None:
-    """Goal: one row for each journal, its newest head, after a server that ended. Method: the file against the rows, after
-    runs on one dataset and a change of another."""
+    """Goal: one row for each journal, its newest head, after a server that ended. Method: the file against the rows,
+    after runs on one dataset and a change of another."""
     with site.served() as ledger:
         for name in ("a", "b"):
             ledger.register(name=name)
@@ -172,9 +175,10 @@ def lose(site: Site) -> tuple[Settings, dict[str, Any], str]:
 
 
 def test_the_cost_of_lost_runs_is_written_off(site: Site) -> None:
-    """Goal: a lower limit that accounts for the lost runs opens the dataset again, once a steward thaws it; nothing less
-    does, what was lost is never approved again, and the journal states all of it. Method: limits that are too high, a
-    receipt of another run, the whole way on; the export by both verifiers, and the rows; then a server that starts."""
+    """Goal: a lower limit that accounts for the lost runs opens the dataset again, once a steward thaws it; nothing
+    less does, what was lost is never approved again, and the journal states all of it. Method: limits that are too
+    high, a receipt of another run, the whole way on; the export by both verifiers, and the rows; then a server that
+    starts."""
     backup, error, receipt = lose(site)
     lost = {"seq": error["kept_seq"], "hash": error["kept_hash"], "receipts": [receipt]}
     path, reason = "/v1/datasets/lost/budget", "the backup of Sunday was restored"
@@ -206,8 +210,8 @@ def test_the_cost_of_lost_runs_is_written_off(site: Site) -> None:
 
 
 def test_two_people_write_off(site: Site) -> None:
-    """Goal: where the policy asks for two people, one alone cannot go on without what was lost. Method: the policy, then
-    a write-off by one steward and its approval by another."""
+    """Goal: where the policy asks for two people, one alone cannot go on without what was lost. Method: the policy,
+    then a write-off by one steward and its approval by another."""
     with site.served() as ledger:
         ok(ledger.put("/v1/policy", {"second_steward": True, "reason": "x"}))
     backup, error, receipt = lose(site)
@@ -221,3 +225,42 @@ def test_two_people_write_off(site: Site) -> None:
         ok(two.post(f"/v1/proposals/{proposed.json()['proposal']['id']}/approve", {}))
         assert ledger.ask(datasets=["lost"]).json()["code"] == "dataset-frozen"
     assert [found["error"] for found in check_journals(backup)] == [None, None]
+
+
+def until_contradicted(ledger: Ledger) -> list[dict[str, Any]]:
+    """What /readyz lists, as soon as it does."""
+    due = time.monotonic() + 60
+    while "contradicted" not in (ready := ok(ledger.get("/readyz"))):
+        assert time.monotonic() < due
+    found: list[dict[str, Any]] = ready["contradicted"]
+    return found
+
+
+def test_published_heads_stop_decisions_too(site: Site, tmp_path: Path) -> None:
+    """Goal: a restore is noticed by published heads where the file of kept heads is gone. Method: the folder of one
+    server, and another server on a backup, with no other file."""
+    with site.served(published=tmp_path / "heads") as ledger:
+        ledger.register(name="lost")
+    backup = site.copy(site.settings)
+    with site.served(published=tmp_path / "heads") as ledger:
+        ok(ledger.ask(BIG, datasets=["lost"]))
+    with site.served(backup, kept=tmp_path / "none", published=tmp_path / "heads") as ledger:
+        assert [each["missing"] for each in until_contradicted(ledger)] == ["entry 2 is missing"]
+        assert ledger.ask(BIG, datasets=["lost"]).json()["code"] == "journal-contradicted"
+
+
+def test_another_process_that_went_on_from_another_history(site: Site, tmp_path: Path) -> None:
+    """Goal: what this process knew is looked up before it is forgotten, when another one has written in between.
+    Method: an entry is replaced behind its back, a server that knows nothing of it writes the next one, and then this
+    one does."""
+    with site.served() as ledger:
+        ledger.register(name="lost")
+        ok(ledger.ask(datasets=["lost"]))
+        zeros = "zeroblob(32)" if site.settings.is_sqlite else r"decode(repeat('00', 32), 'hex')"
+        changed(site.settings, "DELETE FROM places", f"UPDATE entries SET hash = {zeros} WHERE seq = 2")
+        with site.served(kept=tmp_path / "another machine's") as other:
+            ok(other.ask(datasets=["lost"]))
+        ok(ledger.ask(datasets=["lost"]))  # nobody can tell yet: the end is where it may be
+        (found,) = until_contradicted(ledger)
+        assert found["missing"] == "entry 2 is not the one that was acknowledged"
+        assert ledger.ask(datasets=["lost"]).json()["code"] == "journal-contradicted"

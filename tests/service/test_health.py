@@ -62,8 +62,8 @@ def test_a_journal_ahead_of_the_clock(passing: Passing) -> None:
 
 
 def test_times_in_a_journal_never_go_back(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Goal: after a clock that was a day ahead, entries keep their order in time, /readyz says why, and nobody waits for
-    longer than the window of a limit. Method: the database's clock is moved, there and back, between decisions."""
+    """Goal: after a clock that was a day ahead, entries keep their order in time, /readyz says why, and nobody waits
+    for longer than the window of a limit. Method: the database's clock is moved, there and back, between decisions."""
     shift = {"us": 0}
     plain = Writing.times_and_keys
 

@@ -37,7 +37,6 @@ class ContradictedShown(TypedDict):
 class Readiness(TypedDict):
     status: Literal["ok"]
     contradicted: NotRequired[Annotated[list[ContradictedShown], Field(description="At most 20 of them.")]]
-    contradicted_count: NotRequired[int]
     warnings: NotRequired[Annotated[list[str], Field(description="What an operator should look at.")]]
 
 

@@ -40,6 +40,8 @@ def checked(results: Sequence[Mapping[str, Any]]) -> None:
         verdict = Text("holds", style="green")
         if result["error"] is not None:
             verdict = Text(result["error"], style="bold red")
+        elif "remark" in result:
+            verdict = Text(f"holds; {result['remark']}", style="yellow")
         table.add_row(result["tenant"], result["dataset"] or "", f"{result['entries']:,}", verdict)
     out.print(table if results else "There are no tenants yet.")
 
@@ -117,6 +119,7 @@ def _facts_of_export(export: Verified | VerifiedTenant) -> dict[str, Any]:
         "hash": export.journal.head.hex(),
         **_vouched_facts(export.vouched),
         "state": export.journal.state,
+        **({} if export.journal.backwards is None else {"backwards": export.journal.backwards}),
         "limit": _facts(export.journal.limit),
         "limit_highest": _facts(export.journal.limit_highest),
         "least_limit": _facts(export.journal.least_limit),
@@ -211,6 +214,8 @@ def verified(export: Verified, is_vouched: bool) -> None:
     grid.add_row("entries", f"{export.journal.seq:,}")
     grid.add_row("head", export.journal.head.hex())
     _vouched(export.vouched, grid)
+    if (backwards := export.journal.backwards) is not None:
+        grid.add_row("times", f"entry {backwards:,} has a time before that of the entry before it")
     if export.journal.limit is not None and export.journal.limit_highest is not None:
         grid.add_row("limit", _mu(export.journal.limit))
         if export.journal.limit_highest != export.journal.limit:

@@ -225,8 +225,8 @@ class Datasets(Calls[Answer], Lists[Answers]):
 
         accepts_weak_protection: True if the limit is raised above epsilon 20, as for `register`.
         lost: after a restore that lost entries, `{"seq": …, "hash": …, "receipts": […]}`: the last lost entry, as the
-        error JournalContradicted names it, and the receipts of the runs that were approved in them. The new limit must be
-        lower by their cost, and the dataset is frozen until a steward thaws it.
+        error JournalContradicted names it, and the receipts of the runs that were approved in them. The new limit must
+        be lower by their cost, and the dataset is frozen until a steward thaws it.
 
         >>> ledger.set_budget("mnist", budget={"mu": 2}, reason="agreed in March")["balance"]["limit"]["mu"]
         2.0

@@ -172,8 +172,8 @@ def _demand_accounted(dataset: Dataset, lost: Lost, before: Amount, limit: Amoun
     if limit.exceeds(highest):
         raise InvalidRequest(
             (
-                "budget: leaves more than there was before the lost runs. The limit must be lower by their cost; `highest`"
-                " has the highest one"
+                "budget: leaves more than there was before the lost runs. The limit must be lower by their cost;"
+                " `highest` has the highest one"
             ),
             field="budget",
             highest=highest,

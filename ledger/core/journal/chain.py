@@ -143,6 +143,7 @@ class Chain:
         self.tenant_id = tenant_id
         self.seq, self.head = 0, NO_HASH
         self.version, self.at = min(VERSIONS), ""
+        self.backwards: int | None = None
 
     def follow(self, seq: int, sealed: Sealed) -> tuple[dict[str, Any], Demand]:
         """Return the parsed entry, and the check for the rest of it. Raises JournalBroken."""
@@ -162,6 +163,8 @@ class Chain:
         demand(is_time(entry["at"]), "has a time in a form that no ledger writes")
         # Times are written so that text order is time order.
         demand(version < MONOTONE_SINCE or entry["at"] >= self.at, "is older than the entry before it")
+        if self.backwards is None and entry["at"] < self.at:
+            self.backwards = seq
         self.seq, self.head, self.version, self.at = seq, sealed.hash, version, entry["at"]
         return entry, demand
 

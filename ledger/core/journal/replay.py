@@ -31,7 +31,8 @@ class Replayed:
     limit, limit_highest: the dataset's limit now, and the most that it ever was in each quantity, possibly at different
     times; None if it never had one. loosenings: proposals and changes by one person that a tenant's policy decides
     about. withheld: for each dataset whose journal has requests that this one names by digest and that were not
-    available, their number. charges: what a least limit is computed from.
+    available, their number. charges: what a least limit is computed from. backwards: the first entry, of a version that
+    allows that, whose time is before that of the entry before it.
     """
 
     seq: int
@@ -44,6 +45,7 @@ class Replayed:
     loosenings: tuple[Loosening, ...] = ()
     withheld: Mapping[str, int] = field(default_factory=dict)
     charges: Charges = field(default_factory=Charges, compare=False)
+    backwards: int | None = None
 
     @property
     def least_limit(self) -> Amount | None:
@@ -106,7 +108,7 @@ class _DatasetReplay(CorrectionReplay):
         limits = self.limit, self.limit_highest
         loosenings, withheld = tuple(self.proposals.loosenings), dict(self.withheld)
         result = Replayed(self.seq, self.head, self.state, *limits, self.accounts, runs, loosenings, withheld)
-        return replace(result, charges=self.charges)
+        return replace(result, charges=self.charges, backwards=self.backwards)
 
     def read(self, seq: int, sealed: Sealed) -> dict[str, Any]:
         entry, demand = self.follow(seq, sealed)

@@ -201,9 +201,7 @@ class NewBudget(Strict):
     accepts_weak_protection: AcceptsWeakProtection = None
     lost: Annotated[
         LostEntries | None,
-        Field(
-            description="Entries that a restore lost: the budget is lower by the cost of their runs, and accounts for them."
-        ),
+        Field(description="Entries that a restore lost; the budget is lower by the cost of their runs."),
     ] = None
 
     model_config = ConfigDict(
