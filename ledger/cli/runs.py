@@ -353,6 +353,9 @@ def runs(
     until: Annotated[
         str | None, typer.Option(metavar="TIME", help="Only asked for before; that moment is no longer in it.")
     ] = None,
+    key: Annotated[
+        str | None, typer.Option(help="Your own run with this idempotency key; without other filters.")
+    ] = None,
     limit: Annotated[int, typer.Option(min=1, help="How many at most, newest first.")] = 50,
     as_json: Json = False,
 ) -> None:
@@ -368,6 +371,7 @@ def runs(
         mechanism=mechanism,
         since=since,
         until=until,
+        key=key,
     )
     with server() as ledger:
         newest = first(ledger.runs(**filters), limit)
