@@ -127,9 +127,9 @@ def plan(
     # Nothing can be asked for on a budget that no dataset has, so that only the option is suggested.
     suggest = suggestion if datasets else lambda name, value: shlex.join(option_words(name, value))
     if begun is not None and field is not None and answer["solution"] is None:
-        shown = functools.partial(show.runs.unsolvable, solve_for=field)
+        shown = functools.partial(show.planned.unsolvable, solve_for=field)
     else:
-        shown = functools.partial(show.runs.planned, solve_for=field, suggest=suggest, declared=declared)
+        shown = functools.partial(show.planned.one, solve_for=field, suggest=suggest, declared=declared)
     print_answer(answer, as_json, shown)
     if not answer["fits"]:
         sys.exit(1)
