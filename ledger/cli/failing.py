@@ -19,6 +19,7 @@ from ledger.errors import (
     LedgerError,
     NotFound,
     Overloaded,
+    RunWaits,
     Unauthenticated,
 )
 from ledger.suggest import nearest
@@ -31,6 +32,7 @@ STATUSES: Final = {
     4: "no valid key, or a key that may not do this",
     5: "no such dataset, run, key, proposal or profile",
     6: "a dataset is frozen or retired",
+    7: "the run waits for a steward; repeat the command later",
 }
 """What every exit status means."""
 
@@ -40,6 +42,8 @@ def status_of(error: LedgerError) -> int:
     match error:
         case DatasetFrozen():
             return 6
+        case RunWaits():
+            return 7
         case NotFound():
             return 5
         case Unauthenticated() | Forbidden():

@@ -1,4 +1,4 @@
-"""Commands about runs: request, batch, plan, start, settle, void, runs, evaluate."""
+"""Commands about runs: batch, plan, start, settle, void, runs, evaluate."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import shlex
 import sys
 from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any
 
 import typer
 
 from ledger.cli import completion, show
 from ledger.cli.correcting import correct
-from ledger.cli.mechanism import option_of, started, takes_mechanism
+from ledger.cli.mechanism import started, takes_mechanism
 from ledger.cli.options import (
     AtDelta,
     Json,
@@ -25,69 +25,24 @@ from ledger.cli.options import (
     Share,
     SizeDiffers,
     Slack,
-    Uses,
     budget_or_none,
     given_fields,
     number_option,
     optional_object,
-    parse_labels,
     parse_percent,
     parse_restarts,
     parsed,
     parsed_object,
     uses_of,
 )
-from ledger.cli.server_call import after_command, first, print_answer, server, unless_proposed
+from ledger.cli.requesting import option_words, request, suggestion
+from ledger.cli.server_call import first, print_answer, server, unless_proposed
 from ledger.cli.show import console
 from ledger.cli.voiding import void_all
 from ledger.client.entering import is_over
-from ledger.errors import BatchRefused, BudgetExceeded, InvalidRequest, Overrun
+from ledger.errors import BatchRefused, InvalidRequest, Overrun
 
 _TRUE: Final = '{"type":"gaussian","noise_multiplier":4}'
-
-
-@takes_mechanism
-def request(
-    datasets: Uses,
-    declared: dict[str, Any],
-    purpose: Annotated[str | None, typer.Option(help="What the run is for.")] = None,
-    label: Annotated[
-        list[str] | None, typer.Option(metavar="NAME=VALUE", help="A label of the run. Can be repeated.")
-    ] = None,
-    share: Share = None,
-    project: ProjectName = None,
-    segments: Segments = None,
-    valid_for: Annotated[
-        str | None, typer.Option(help="How long the approved run can be started, such as P1D.")
-    ] = None,
-    idempotency_key: Annotated[
-        str | None,
-        typer.Option("--key", help="An idempotency key. The same key and request always get the same answer."),
-    ] = None,
-    size_differs: SizeDiffers = None,
-    as_json: Json = False,
-) -> None:
-    """Ask for approval of a run, before it uses the data. Exit status 1 if it is refused."""
-    with server() as ledger:
-        try:
-            answer = ledger.ask(
-                datasets=uses_of(datasets),
-                mechanism=declared,
-                delta=share,
-                segments=segments,
-                project=project,
-                purpose=purpose,
-                labels=parse_labels(label),
-                valid_for=valid_for,
-                idempotency_key=idempotency_key,
-                size_differs=size_differs,
-            )
-        except BudgetExceeded as error:
-            if as_json:
-                raise
-            show.runs.refused(error, suggest=_suggestion)
-            sys.exit(1)
-    print_answer(answer, as_json, functools.partial(show.runs.approved, declared=declared))
 
 
 @takes_mechanism
@@ -169,11 +124,11 @@ def plan(
             declared = {**declared, field: Decimal(repr(answer["solution"]["value"]))}
             answer = {**ask(mechanism=declared), "solution": answer["solution"]}
     # Nothing can be asked for on a budget that no dataset has, so that only the option is suggested.
-    suggest = _suggestion if datasets else lambda name, value: shlex.join(_option(name, value))
+    suggest = suggestion if datasets else lambda name, value: shlex.join(option_words(name, value))
     if begun is not None and field is not None and answer["solution"] is None:
-        shown = functools.partial(show.runs.unsolvable, solve_for=field)
+        shown = functools.partial(show.planned.unsolvable, solve_for=field)
     else:
-        shown = functools.partial(show.runs.planned, solve_for=field, suggest=suggest, declared=declared)
+        shown = functools.partial(show.planned.one, solve_for=field, suggest=suggest, declared=declared)
     print_answer(answer, as_json, shown)
     if not answer["fits"]:
         sys.exit(1)
@@ -232,32 +187,6 @@ def _run_requests(file: str) -> list[dict[str, Any]]:
     # Lines end at \n alone: str.splitlines would also split at characters that a text may contain.
     lines = ((number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip())
     return [parsed_object(line, f"file, line {number}") for number, line in lines]
-
-
-_NOT_ASKED: Final = ("--key", "--solve-for", "--at-most")
-"""Options that are left out of a request that is suggested."""
-
-
-def _suggestion(field: str, value: Any) -> str:
-    """Return the request to paste: the command that was typed, with one parameter changed so that it fits."""
-    before, typed = after_command(sys.argv[1:])
-    words = [*before, "request", *(word for word in typed if word != "--json")]
-    option = option_of(field)
-    kept: list[str] = []
-    skip = False
-    for word in words:
-        # Drop the old value; drop the key, which belongs to the refused request; drop what `request` does not have.
-        if skip or word in (option, *_NOT_ASKED):
-            skip = not skip
-        elif not word.startswith(tuple(f"{name}=" for name in (option, *_NOT_ASKED))):
-            kept.append(word)
-    if "--mechanism" in kept or any(word.startswith("--mechanism=") for word in kept):
-        return f"in --mechanism: {field} {value}"
-    return shlex.join(["privacy-ledger", *kept, *_option(field, value)])
-
-
-def _option(field: str, value: Any) -> list[str]:
-    return [option_of(field), format(Decimal(repr(value)), "f")]
 
 
 def start(run: RunId, as_json: Json = False) -> None:
@@ -410,6 +339,9 @@ def runs(
     until: Annotated[
         str | None, typer.Option(metavar="TIME", help="Only asked for before; that moment is no longer in it.")
     ] = None,
+    key: Annotated[
+        str | None, typer.Option(help="Your own run with this idempotency key; without other filters.")
+    ] = None,
     limit: Annotated[int, typer.Option(min=1, help="How many at most, newest first.")] = 50,
     as_json: Json = False,
 ) -> None:
@@ -425,6 +357,7 @@ def runs(
         mechanism=mechanism,
         since=since,
         until=until,
+        key=key,
     )
     with server() as ledger:
         newest = first(ledger.runs(**filters), limit)

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from secrets import token_hex
 from typing import Annotated, Any, Final
 
 import typer
@@ -78,6 +79,24 @@ class PrivateFile:
             str(self.path) if self.path.is_absolute() else f"./{self.path}"
         )  # without a slash, `.` searches PATH
         console.plain(f"{self.path}: {what} Only you can read it. To use it: set -a; . {path}; set +a")
+
+
+def replace_private(path: Path, text: str, *, field: str) -> None:
+    """Write a file that only its owner can read, on the disk and all at once, so that a reader never sees half of it.
+    It replaces a file of this name. Raises InvalidRequest for the field."""
+    partial = path.with_name(f".{path.name}.{token_hex(8)}")
+    try:
+        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            os.fchmod(file.fileno(), 0o600)
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except OSError as error:
+        raise InvalidRequest(f"{field}: {path} cannot be written: {error.strerror}", field=field) from None
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def is_printed(output: Path | None, *, as_json: bool) -> bool:

@@ -159,6 +159,7 @@ STATUSES = [
     (f"start {NOBODY}", 5, "not-found"),
     ("--profile nobody runs", 5, "not-found"),
     ("request frozen --type gaussian --noise-multiplier 50", 6, "dataset-frozen"),
+    ("request guarded --type gaussian --noise-multiplier 2", 7, "run-waits"),
 ]
 
 
@@ -172,6 +173,8 @@ def test_every_failure_has_its_status_and_one_shape(
     terminal("dataset create a --mu 1 --bound clt")
     terminal("dataset create frozen --mu 1 --bound clt")
     terminal("dataset freeze frozen --reason look")
+    terminal("dataset create guarded --mu 1 --bound clt")
+    terminal("dataset fair-use guarded --waits-above 10 --reason look")
     for line, status, code in STATUSES:
         told = terminal(line)
         assert (told.status, told.out) == (status, ""), (line, told)

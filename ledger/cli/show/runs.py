@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
@@ -30,7 +30,7 @@ from ledger.errors import BudgetExceeded, Overrun
 from ledger.limits_in_words import account_name, comes_back
 
 if TYPE_CHECKING:
-    from ledger.service.shapes.accountant import Certified, Evaluated, Planned, PlannedBinding, PlannedOn, Solution
+    from ledger.service.shapes.accountant import Certified, Evaluated, Planned, PlannedBinding
     from ledger.service.shapes.common import AmountShown
     from ledger.service.shapes.runs import (
         Binding,
@@ -48,17 +48,13 @@ if TYPE_CHECKING:
         SegmentsShown,
     )
 
-_OF_NOISE: Final = ("noise_multiplier", "noise_scale")
-"""The parameters of which more costs less."""
-_WAITS: Final = ", which waits for a steward"
-
 
 def approved(answer: RunApproved, declared: Mapping[str, Any] | None = None) -> None:
     """Print an approval, and what to type next. declared: the run's mechanism."""
     out.print(Text.assemble(("approved", "bold green"), f"  run {answer['id']}"))
     grid = new_grid()
     cost(grid, answer)
-    _segments(grid, answer.get("segments"))
+    add_segments(grid, answer.get("segments"))
     _remaining(grid, answer["datasets"])
     runs_left(grid, answer)
     if "project" in answer:
@@ -96,7 +92,7 @@ def _amount(amount: AmountShown) -> str:
     return f"mu {up(amount['mu'])}, delta {up(amount['delta'])}"
 
 
-def _segments(grid: Table, segments: SegmentsShown | None) -> None:
+def add_segments(grid: Table, segments: SegmentsShown | None) -> None:
     """Add what a run in segments pays for being allowed to stop after each."""
     if segments is not None:
         each, whole = up(segments["cost"]["mu"]), up(segments["unsegmented"]["mu"])
@@ -131,98 +127,6 @@ def runs_left(grid: Table, answer: RunApproved | Planned | RunInFull) -> None:
         grid.add_row("runs like this left", f"{count:,}")
 
 
-def planned(
-    answer: Planned,
-    *,
-    solve_for: str | None,
-    suggest: Callable[[str, Any], str],
-    declared: Mapping[str, Any] | None = None,
-) -> None:
-    """Print whether a run would fit, and otherwise what would fit, as a command to paste. declared: its mechanism."""
-    datasets = answer["datasets"]
-    stopped = [f", {dataset['name']} is {dataset['state']}" for dataset in datasets if dataset["state"] != "active"]
-    names = ", ".join(dataset["name"] for dataset in datasets)
-    out.print(Text.assemble(_verdict(answer), f"  {names}{''.join(stopped)}"))
-    if answer["waits"]:
-        asks = f"It fits, but asks for more of {', '.join(answer['waits_for'])} than one run may have"
-        out.print(f"{asks} before a steward approves it.")
-    grid = new_grid()
-    cost(grid, answer)
-    _segments(grid, answer.get("segments"))
-    _left(grid, "left", "remaining", datasets)
-    if "at_most" in answer:
-        most = answer["at_most"]
-        may = f"mu {down(most['amount']['mu'])}, delta {down(most['amount']['delta'])}"
-        grid.add_row("at most", f"{most['percent']:g} % of what is left: {may}")
-    _left(grid, "after", "after", datasets)
-    runs_left(grid, answer)
-    grid.add_row("method", f"{answer['method']}{', an estimate' if answer['is_estimate'] else ''}")
-    notes.expected_batch(grid, answer)
-    out.print(grid)
-    out.print(ADD_UP)
-    notes.notes(answer, declared)
-    if answer["binding"] and len(datasets) + len(answer["binding"]) > 2:
-        rows.show(_bindings(answer["binding"]))
-    if solve_for is not None:
-        _solved(answer["solution"], solve_for, suggest)
-        one = answer.get("as_one")
-        if one is not None:
-            waits = _WAITS if one.get("waits") else ""
-            part = of_budget(one.get("percent"), None, "the budget")
-            which = (
-                f"with {one['solve_for']} {one['value']}, for {f'{part}, ' if part else ''}mu {up(one['cost']['mu'])}"
-            )
-            out.print(f"as one run: {one['runs']:,} of them, {which}{waits}")
-            out.print(f"    {suggest(one['solve_for'], one['value'])}")
-    elif not answer["fits"]:
-        _fitting(out, answer["would_fit"], suggest)
-        if answer["would_wait"]:
-            options = ", ".join(name.replace("_", " ") for name in answer["would_wait"])
-            out.print(f"With the change of {options} it would still wait for a steward.")
-
-
-def unsolvable(answer: Planned, *, solve_for: str) -> None:
-    """Print that no value of a parameter fits, which the command left out."""
-    names = ", ".join(dataset["name"] for dataset in answer["datasets"])
-    out.print(Text.assemble(("does not fit", "bold red"), f"  {names}: no value of {solve_for} fits in what is left"))
-
-
-def _verdict(answer: Planned) -> Text:
-    if not answer["fits"]:
-        return Text("does not fit", style="bold red")
-    return Text("waits for a steward", style="bold yellow") if answer["waits"] else Text("fits", style="bold green")
-
-
-def _left(grid: Table, label: str, name: Literal["remaining", "after"], datasets: Sequence[PlannedOn]) -> None:
-    """Add what is left of each dataset before or after a run. A dataset without a budget of its own has no amount."""
-    for dataset in datasets:
-        amount = dataset[name]
-        if amount is None:
-            continue
-        parts = (
-            (dataset.get("percent_left"), dataset.get("percent_of_delta_left"))
-            if name == "remaining"
-            else (dataset.get("percent_after"), dataset.get("percent_of_delta_after"))
-        )
-        alone = epsilons(dataset.get("epsilon", ()), name, rounded=down)
-        which = f" of {dataset['name']}" if len(datasets) > 1 else ""
-        mu = f"mu {remaining_text(amount)}, delta {down(amount['delta'])}{which}"
-        grid.add_row(label, f"{left_of(*parts)}{alone}{', ' if alone else ''}{mu}")
-        label = ""
-
-
-def _solved(solution: Solution | None, solve_for: str, suggest: Callable[[str, Any], str]) -> None:
-    waits = _WAITS if solution is not None and solution["waits"] else ""
-    if solution is None:
-        out.print(f"{solve_for}: no value fits")
-    elif solution["solve_for"] == "runs":
-        out.print(f"runs: at most {solution['value']:,} exactly like this one{waits}")
-    else:
-        name = solution["solve_for"]
-        out.print(f"{name}: at {'least' if name in _OF_NOISE else 'most'} {solution['value']}{waits}")
-        out.print(f"    {suggest(name, solution['value'])}")
-
-
 def refused(error: BudgetExceeded, *, suggest: Callable[[str, Any], str]) -> None:
     """Print a refusal: which limits do not fit, and the smallest changes that would, as commands to paste."""
     facts = in_one_line(error.facts)
@@ -231,13 +135,13 @@ def refused(error: BudgetExceeded, *, suggest: Callable[[str, Any], str]) -> Non
     alone = epsilons(facts.get("epsilon", ()))
     if alone:
         err.print(f"This run by itself: {alone}. {ADD_UP}")
-    rows.show(_bindings(binding), console=err)
+    rows.show(bindings_of(binding), console=err)
     if len(binding) > ACCOUNTS_SHOWN_MAX:
         err.print(f"and {len(binding) - ACCOUNTS_SHOWN_MAX:,} more; --json has all of them")
     for name in dict.fromkeys(account_name(item) for item in binding[:ACCOUNTS_SHOWN_MAX]):
         err.print(f"It does not fit in {name}.")
     err.print(comes_back(binding))
-    _fitting(err, facts.get("fits", {}), suggest)
+    fitting(err, facts.get("fits", {}), suggest)
     for text in facts.get("warnings", ()):
         err.print(Text.assemble(("warning", "bold yellow"), f": {text}"))
     one = facts.get("as_one")
@@ -252,7 +156,7 @@ def refused(error: BudgetExceeded, *, suggest: Callable[[str, Any], str]) -> Non
         )
 
 
-def _bindings(items: Sequence[Binding | PlannedBinding]) -> rows.Rows:
+def bindings_of(items: Sequence[Binding | PlannedBinding]) -> rows.Rows:
     """Return a table of the limits that do not fit, one account and quantity per line."""
     numbers = {
         "asks for %": [plain_percent(item.get("percent_requested")) for item in items],
@@ -335,7 +239,8 @@ def overran(error: Overrun) -> None:
         err.print(f"    privacy-ledger dataset thaw {shlex.quote(name)} --reason …")
 
 
-def _fitting(console: Console, fits: Mapping[str, Any], suggest: Callable[[str, Any], str]) -> None:
+def fitting(console: Console, fits: Mapping[str, Any], suggest: Callable[[str, Any], str]) -> None:
+    """Print what would fit, as commands to paste."""
     if not fits:
         console.print("No change of a single parameter would make it fit.")
         return
