@@ -49,6 +49,7 @@ ONLY_IN: dict[str, set[str]] = {
     "platformdirs": {"client.files"},
     "opacus": {f"client.opacus.{name}" for name in ("accountant", "checks", "evidence", "training", "watch")},
     "torch": {f"client.opacus.{name}" for name in ("checks", "evidence", "training", "watch")},
+    "ray": {"client.sweeps.ray"},
     "jwt": {"verifier.jws", "access.oidc"},
     "cryptography": {"verifier.jws", "verifier.dsse", "access.oidc"},
     "pydantic_settings": {"settings"},

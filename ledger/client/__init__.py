@@ -31,6 +31,7 @@ A run that does not fit raises BudgetExceeded before it uses any data, with what
     model_card   write a model card of such a statement
     opacus       a training with Opacus, asked for as it is executed; needs PyTorch, and is not imported here
     methods      every call of the ledger, by noun, for both clients
+    sweeps       many trainings that are approved together, with Optuna, Ray Tune and scikit-learn
     ledgers      the two clients, which execute flows
     dp_events    events of dp-accounting as mechanisms, and the other way; imported by itself
 """
