@@ -281,13 +281,49 @@ def test_a_sweep_that_is_killed_and_started_again(
         )
 
 
-def search(url: str, key: str, folder: Path, failures: int) -> subprocess.Popen[str]:
+UNCOUNTED = """
+import sys
+from ledger.client import Gaussian, Ledger
+
+with Ledger() as ledger, ledger.sweep(
+    "silent", datasets=["small"], mechanism=Gaussian(noise_multiplier=50, count=20), trials=2
+) as sweep, sweep.trial(0):
+    print("trains", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_killed_training_that_counted_nothing_is_charged_in_full(database: Settings, tmp_path: Path) -> None:
+    """Goal: without a count it is not known what was executed, so the whole plan counts. Method: a process is killed
+    within a training that never calls `run.step`; another one finishes the sweep."""
+    key = first_keys(database).admin_key
+    with serve_here(database.model_copy(update={"watch_seconds": 3600})) as url, Client(url, key) as client:
+        client.register(**{**MNIST, "name": "small", "budget": THIRTY_SEVEN})
+        process = search(url, key, tmp_path, 0, program=UNCOUNTED)
+        assert process.stdout is not None
+        assert process.stdout.readline() == "trains\n"
+        alive = client.sweep("silent", datasets=["small"], mechanism=RELEASES, trials=2)
+        assert states(client) == {"started": 1, "held": 1}  # its process lives
+        with pytest.raises(NotApproved), alive.trial(0):
+            raise AssertionError("it trains beside the other process")
+        process.kill()
+        process.communicate()
+        assert alive.finish() == {
+            "settled": [*alive.runs_of(0)],
+            "voided": [*alive.runs_of(1)],
+            "started": [],
+        }
+        assert spent(client) == UNIT * 20
+
+
+def search(url: str, key: str, folder: Path, failures: int, program: str = SEARCH) -> subprocess.Popen[str]:
     """A process that searches. It does not know how long it lives."""
     mine = {name: value for name, value in os.environ.items() if not name.startswith("LEDGER_")}
     given = {"LEDGER_URL": url, "LEDGER_KEY": key, "LEDGER_STATE_DIR": os.environ["LEDGER_STATE_DIR"]}
     return subprocess.Popen(
-        [sys.executable, "-c", SEARCH, str(folder), str(failures)],
+        [sys.executable, "-c", program, str(folder), str(failures)],
         env={**mine, "PYTHONPATH": str(Path(ledger.__file__).parent.parent), **given},
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

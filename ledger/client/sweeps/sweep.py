@@ -224,12 +224,15 @@ class Sweep:
     def _settled(self, record: Record, info: Mapping[str, Any]) -> bool:
         request, steps = info["request"], sum(record.steps.values())
         planned = planned_steps(request["mechanism"], request.get("segments"))
-        # Any step that was written down may have been executed, and none was repeated: nobody trained it again.
-        stated: dict[str, Any] = {"stop": "data_dependent"} if planned is None else {"steps": steps, "restarts": []}
-        evidence = {"sweep": self.name, "lost": "the process died; the steps are those that it may have executed"}
+        # Any step that was written down may have been executed, and none was repeated: nobody trained it again. If none
+        # was, the code may not count: the whole plan.
+        is_counted = planned is not None and steps > 0
+        stated: dict[str, Any] = {"steps": steps, "restarts": []} if is_counted else {"stop": "data_dependent"}
+        evidence = {"sweep": self.name, "lost": "the process died; it executed this at most"}
         if not _end(self._ledger.settle, info["id"], **stated, evidence=evidence):
             return False
-        log.warning("Run %s of a process that died was settled for %d steps at most.", info["id"], steps)
+        most = f"{steps} steps at most" if is_counted else "its whole plan: it counted no step"
+        log.warning("Run %s of a process that died was settled for %s.", info["id"], most)
         record.forget()
         return True
 
