@@ -65,7 +65,8 @@ class Sweep:
         return len(self._runs)
 
     def __repr__(self) -> str:
-        return f"<Sweep {self.name}: {len(self)} trials approved, each with {self.failures + 1} trainings>"
+        trainings = "training" if self.failures == 0 else "trainings"
+        return f"<Sweep {self.name}: {len(self)} trials approved, up to {self.failures + 1} {trainings} of each>"
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Return what another process makes it of again: with its own LEDGER_URL and LEDGER_KEY, never this key."""
