@@ -52,6 +52,7 @@ ONLY_IN: dict[str, set[str]] = {
     "torch": {f"client.opacus.{name}" for name in ("checks", "evidence", "training", "watch")},
     "flwr": {"client.flower"},
     "nvflare": {"client.nvflare"},
+    "ray": {"client.sweeps.ray"},
     "jwt": {"verifier.jws", "access.oidc"},
     "cryptography": {"verifier.jws", "verifier.dsse", "access.oidc"},
     "pydantic_settings": {"settings"},

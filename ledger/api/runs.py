@@ -223,7 +223,8 @@ async def ask_for_all(served: Served, caller: Actor, runs: list[dict[str, Any]],
         caller, items, is_atomic=batch.atomic, takes_most=batch.as_many_as_fit
     )
     if not is_refused:
-        observe.decided(served.metrics, [answer for answer in answers if isinstance(answer, Answer)])
+        recorded = [answer for answer in answers if isinstance(answer, Answer) and answer.is_recorded]
+        observe.decided(served.metrics, recorded)
     return await aside(served, caller, partial(_batched, answers, is_refused=is_refused), size=None)
 
 

@@ -37,6 +37,7 @@ A run that does not fit raises BudgetExceeded before it uses any data, with what
     flower       a strategy of Flower around one with central noise
     nvflare      a controller of NVFlare with clipping and noise
     methods      every call of the ledger, by noun, for both clients
+    sweeps       many trainings that are approved together, with Optuna, Ray Tune and scikit-learn
     ledgers      the two clients, which execute flows
     dp_events    events of dp-accounting as mechanisms, and the other way; imported by itself
 """

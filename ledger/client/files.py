@@ -5,6 +5,7 @@
     keys/…           the idempotency key of a run that was asked for: written before the request is sent
     runs/…           the steps that a run may have executed: never fewer than it did
     pending/…        settlements that could not be sent yet
+    sweeps/…         the numbers of trials that another library names
 
 A file is replaced as a whole and is on the disk before the call returns. Locks end with the process that holds them.
 """
@@ -38,7 +39,7 @@ class Files:
     def __init__(self, folder: Path) -> None:
         """Make the directory. Raises OSError if it cannot be written."""
         self.folder = folder
-        for name in ("keys", "runs", "pending"):
+        for name in ("keys", "runs", "pending", "sweeps"):
             (folder / name).mkdir(parents=True, exist_ok=True, mode=0o700)
         self.id = self._id()
 
@@ -87,9 +88,9 @@ class Files:
                 found.append((path.stat().st_mtime, f"{kind}/{path.name}"))
         return (name for _, name in sorted(found))
 
-    def lock(self, name: str) -> filelock.BaseFileLock | None:
+    def lock(self, name: str, *, wait_seconds: float = 0) -> filelock.BaseFileLock | None:
         """Take a lock, and return it; None if another one has it. Raises OSError if the directory cannot lock."""
-        lock = filelock.FileLock(self.folder / f"{name}.lock", timeout=0)
+        lock = filelock.FileLock(self.folder / f"{name}.lock", timeout=wait_seconds)
         try:
             lock.acquire()
         except filelock.Timeout:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import replace
+from datetime import timedelta
 from functools import partial
 from types import TracebackType
 from typing import Any, Final, TypedDict, TypeVar
@@ -14,13 +15,15 @@ from typing import Any, Final, TypedDict, TypeVar
 from ledger import __version__
 from ledger.addresses import is_loopback
 from ledger.client.beats import Send
-from ledger.client.calls import Call
+from ledger.client.calls import Call, Label
 from ledger.client.entering import Plan
 from ledger.client.errors import Unreachable
 from ledger.client.flows import RETRIES, Flow, Pause, Server, answered, carry_out, without_secrets
+from ledger.client.mechanisms import AnyMechanism, Number
 from ledger.client.methods import Methods
 from ledger.client.methods.kinds import BinaryFile
 from ledger.client.scopes import AsyncRunScope, RunScope
+from ledger.client.sweeps.sweep import VALID_FOR, Sweep, ask
 from ledger.errors import Misconfigured, Unauthenticated
 from ledger.web import httpx
 
@@ -87,6 +90,59 @@ class Ledger(Methods[dict[str, Any], Iterator[dict[str, Any]], None, RunScope, i
 
     def __repr__(self) -> str:
         return f"<Ledger at {self._server.url}>"
+
+    def sweep(
+        self,
+        name: str,
+        *,
+        datasets: Sequence[str | Mapping[str, Any]],
+        mechanism: AnyMechanism | Sequence[AnyMechanism],
+        trials: int | None = None,
+        failures: int = 0,
+        as_many_as_fit: bool = False,
+        segments: int | None = None,
+        delta: Number | None = None,
+        project: str | None = None,
+        purpose: str | None = None,
+        labels: Mapping[str, Label] | None = None,
+        valid_for: str | timedelta = VALID_FOR,
+        size_differs: str | None = None,
+    ) -> Sweep:
+        """Ask for many trials at once, and return the approved ones, each of which trains under a run of its own.
+
+        name: of the sweep; a restarted job that asks for the same sweep gets the same trials. mechanism: of each
+        training, or a list with one for each trial. trials: how many. failures: how many trainings of a trial may fail
+        and be made again; each trial asks for that many runs more. as_many_as_fit: approve the first trials that fit
+        together; default: all or none. segments: into how many parts each training can be stopped, so that a pruned one
+        is charged for the parts that it began. valid_for: until when each may start; default 30 days. Others: `ask`.
+
+        Raises BatchRefused if not all trials fit, with `trials_fitting` in its facts; or if none fits. Raises
+        InvalidRequest for more than 1000 trainings, or if the name was used for other trials.
+
+        >>> with client.sweep("lr", datasets=["mnist"], mechanism=Gaussian(noise_multiplier=90), trials=2) as sweep:
+        ...     for number in sweep.approved:
+        ...         with sweep.trial(number) as run:
+        ...             run.step()
+        """
+        request = {
+            "datasets": datasets,
+            "segments": segments,
+            "delta": delta,
+            "project": project,
+            "purpose": purpose,
+            "valid_for": valid_for,
+            "size_differs": size_differs,
+        }
+        return ask(
+            self,
+            name,
+            mechanism=mechanism,
+            trials=trials,
+            failures=failures,
+            as_many_as_fit=as_many_as_fit,
+            labels=labels,
+            request=request,
+        )
 
     def _stream(self, call: Call, file: BinaryFile) -> int:
         response = self._drive(carry_out(call, self._server))

@@ -57,6 +57,11 @@ class Answer:
     def is_refused(self) -> bool:
         return isinstance(self.decision, BudgetExceeded)
 
+    @property
+    def is_recorded(self) -> bool:
+        """Return whether the decision has an entry; a refusal in a batch may have none."""
+        return not isinstance(self.decision, BudgetExceeded) or "run" in self.decision.facts
+
 
 @dataclass(frozen=True, slots=True)
 class _Known:

@@ -163,6 +163,8 @@ def test_as_many_as_fit_needs_runs_that_can_be_decided(ledger: Ledger) -> None:
         answer = ledger.post(PATH, {"runs": [*items("good"), wrong_item], "as_many_as_fit": True}).json()
         assert [item["problem"]["code"] for item in answer["results"]] == ["batch-refused", code]
         assert answer["approved"] == 0
+    (alone,) = results(ledger, items("x", mechanism=gaussian(0.5)), as_many_as_fit=True)
+    assert (alone["status"], alone["problem"]["code"], "run" in alone["problem"]) == (409, "budget-exceeded", False)
     malformed = {"runs": [*items("good"), {"idempotency_key": "x"}], "as_many_as_fit": True}
     assert error(ledger.post(PATH, malformed)) == (422, "invalid-request", "runs.1.datasets")
     both = {"runs": items("good"), "as_many_as_fit": True, "atomic": True}

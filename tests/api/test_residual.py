@@ -122,9 +122,9 @@ def test_a_batch_is_costed_at_one_level_and_gives_back_in_any_order(ledger: Ledg
 
 
 def test_as_many_as_fit_give_back_in_any_order(ledger: Ledger) -> None:
-    """Goal: as many rounds as fit at one level are approved and give all back in any order; the plan and all or none name
-    the same number; the same request approves no more, although others fit by themselves. Method: 100 rounds, a plan,
-    all or none, as many as fit, the same once more, voids from the first to the last; the journal verifies."""
+    """Goal: as many rounds as fit at one level are approved and give all back in any order; the plan and all or none
+    name the same number; the same request approves no more, although others fit by themselves. Method: 100 rounds, a
+    plan, all or none, as many as fit, the same once more, voids from the first to the last; the journal verifies."""
     register(ledger, "many")
     bodies = [{"datasets": ["many"], "mechanism": ROUND} for _ in range(100)]
     runs = [{**body, "idempotency_key": f"trial-{number}"} for number, body in enumerate(bodies)]

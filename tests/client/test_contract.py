@@ -163,9 +163,9 @@ def connected(handler: Callable[[httpx.Request], httpx.Response]) -> Ledger:
 
 def methods() -> Iterator[tuple[str, Callable[..., Any]]]:
     """The methods that make one call each. `run` and `resume` make several, those of `ask`, `start`
-    and `settle`, and `settle_pending` those of files."""
+    and `settle`, `sweep` that of `ask_batch`, and `settle_pending` those of files."""
     for name, method in inspect.getmembers(Ledger, inspect.isfunction):
-        if not name.startswith("_") and name not in ("run", "resume", "settle_pending", "close"):
+        if not name.startswith("_") and name not in ("run", "resume", "sweep", "settle_pending", "close"):
             yield name, method
 
 

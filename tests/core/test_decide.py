@@ -145,9 +145,12 @@ class Model:
         """As many as fit: one after another, if each can be decided; the others leave nothing."""
         before, found = copy.deepcopy(self.runs), [self.asked(each) for each in asks]
         errors = set(found) - {"run-approved", "run-refused"}
-        if errors:
-            self.runs = before
-            return [each if each in errors else "batch-refused" for each in found]
+        if errors:  # each as it stands by itself
+            self.runs, alone = before, list[str]()
+            for each in asks:
+                alone.append(self.asked(each))
+                self.runs.pop(each.run_id, None)
+            return [{"run-approved": "batch-refused", "run-refused": "unrecorded"}.get(each, each) for each in alone]
         for each, came in zip(asks, found, strict=True):
             if came == "run-refused":
                 del self.runs[each.run_id]

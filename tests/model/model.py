@@ -425,29 +425,73 @@ class Model:
             account.limit = both(max, limit, account.held) if key[2] else limit
         return keys
 
-    def batch(self, who: Person, items: list[Json], is_atomic: bool) -> Answer:
-        """docs/how-to/, "Batches": each on its own, or all or none."""
+    def batch(self, who: Person, items: list[Json], mode: str) -> Answer:
+        """docs/how-to/, "Batches": each on its own, all or none ("atomic"), or as many as fit ("most")."""
         who.demand_role("requester")
         asked = {item["idempotency_key"]: {k: v for k, v in item.items() if k != "idempotency_key"} for item in items}
         is_noiseless = any(body["mechanism"].get("noise_multiplier") == 0 for body in asked.values())
-        demand(invalid_request=len(asked) < len(items), invalid_mechanism=is_atomic and is_noiseless)
-        before = {name: (copy.deepcopy(own.accounts), [*own.journal]) for name, own in self.datasets.items()}
-        runs, keys, results = [*self.runs], dict(self.keys), list[Answer | Refused]()
+        demand(invalid_request=len(asked) < len(items), invalid_mechanism=mode != "each" and is_noiseless)
+        if mode == "most":
+            return Answer(200, results=self.most(who, asked))
+        before, results = self.saved(), list[Answer | Refused]()
         for key, body in asked.items():
             try:
                 results.append(self.ask(who, key, body))
             except Refused as refused:
                 results.append(refused)
-        if not is_atomic or all(isinstance(result, Answer) and result.status == 201 for result in results):
+        if mode == "each" or all(isinstance(result, Answer) and result.status == 201 for result in results):
             return Answer(200, results=results)
-        self.runs, self.keys = runs, keys
-        for name, saved in before.items():
-            self.datasets[name].accounts, self.datasets[name].journal = saved
-        for number, result in enumerate(results):
-            if isinstance(result, Answer) and result.first is None:  # it left no run
-                undone = Answer(409, body=result.body, over=result.over)
-                results[number] = undone if result.over else Refused("batch-refused")
-        return Answer(409, body={"code": "batch-refused"}, results=results)
+        self.restore(before)
+        return Answer(409, body={"code": "batch-refused"}, results=[self.undone(result) for result in results])
+
+    @staticmethod
+    def undone(result: Answer | Refused) -> Answer | Refused:
+        """Return what is answered about a run that leaves nothing."""
+        if isinstance(result, Refused) or result.first is not None:
+            return result
+        undone = Answer(409, body=result.body, over=result.over)
+        return undone if result.over else Refused("batch-refused")
+
+    def most(self, who: Person, asked: dict[str, Json]) -> list[Answer | Refused]:
+        """Approve the runs that fit one after another; none, if one was decided before or cannot be decided."""
+        before, approved, errors = self.saved(), dict[str, Answer | Refused](), dict[str, Refused]()
+        is_whole = not any((who.id, key) in self.keys for key in asked)
+        for key, body in asked.items() if is_whole else ():
+            saved = self.saved()
+            try:
+                answer = self.ask(who, key, body)
+            except Refused as error:
+                errors[key] = error
+                continue
+            if answer.over:
+                self.restore(saved)
+            else:
+                approved[key] = answer
+        if errors:
+            self.restore(before)
+            approved = {}
+        return [approved.get(key) or errors.get(key) or self.alone(who, key, body) for key, body in asked.items()]
+
+    def alone(self, who: Person, key: str, body: Json) -> Answer | Refused:
+        """Return how a run stands by itself, and leave nothing of it."""
+        before = self.saved()
+        try:
+            result = self.undone(self.ask(who, key, body))
+        except Refused as error:
+            return error
+        self.restore(before)
+        return result
+
+    def saved(self) -> Any:
+        """Return what runs change."""
+        own = {name: (copy.deepcopy(one.accounts), [*one.journal]) for name, one in self.datasets.items()}
+        return [*self.runs], dict(self.keys), own
+
+    def restore(self, saved: Any) -> None:
+        """Undo what was asked for since; what is saved serves once."""
+        self.runs, self.keys, own = saved
+        for name, (accounts, journal) in own.items():
+            self.datasets[name].accounts, self.datasets[name].journal = accounts, journal
 
     # --- what becomes of a run: accounting.md, "Settling"
 

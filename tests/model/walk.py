@@ -205,7 +205,7 @@ class Walk:
     def fitting_batch(self) -> None:
         """An atomic batch of which every run fits."""
         bodies = [{"datasets": ["side"], "mechanism": gaussian(10, self.draw.randint(1, 3))} for _ in range(3)]
-        self._batch("ada", [{**body, "idempotency_key": f"fits{n}"} for n, body in enumerate(bodies)], True)
+        self._batch("ada", [{**body, "idempotency_key": f"fits{n}"} for n, body in enumerate(bodies)], "atomic")
 
     def capped(self) -> None:
         """A budget above the ceiling, and one below it."""
@@ -562,7 +562,8 @@ class Walk:
 
     def batch(self) -> None:
         """Several runs at once, some of which were asked for before."""
-        who, is_atomic = self.requester(), self.draw.random() < 0.5
+        who, chance = self.requester(), self.draw.random()
+        mode = "atomic" if chance < 0.4 else "most" if chance < 0.7 else "each"
         items = [
             {**self.body(who), "idempotency_key": f"k{len(self.asked)}.{n}"} for n in range(self.draw.randint(1, 4))
         ]
@@ -572,15 +573,15 @@ class Walk:
             items.append({**body, "idempotency_key": key})
         if self.draw.random() < 0.04:
             items.append(items[0])
-        self._batch(who, items, is_atomic)
+        self._batch(who, items, mode)
 
-    def _batch(self, who: str, items: list[Json], is_atomic: bool) -> None:
+    def _batch(self, who: str, items: list[Json], mode: str) -> None:
         for item in items:
             body = {name: value for name, value in item.items() if name != "idempotency_key"}
             self.asked.append((who, item["idempotency_key"], body))
-        kind, sent = "batch, atomic" if is_atomic else "batch", {"runs": items, "atomic": is_atomic}
-        act: Callable[[Person], Answer] = lambda person: self.model.batch(person, items, is_atomic)  # noqa: E731
-        self.step(kind, who, "POST", "/v1/runs/batch", sent, act)
+        sent = {"runs": items, "atomic": mode == "atomic", "as_many_as_fit": mode == "most"}
+        act: Callable[[Person], Answer] = lambda person: self.model.batch(person, items, mode)  # noqa: E731
+        self.step("batch" if mode == "each" else f"batch, {mode}", who, "POST", "/v1/runs/batch", sent, act)
 
     def _some_run(self, *states: str) -> Run | None:
         """A run in one of these states, mostly a late one that nobody proposed to void."""

@@ -9,7 +9,7 @@ part may be summed in the same way is this project's own argument; both are writ
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, assert_never
 from uuid import UUID
@@ -69,9 +69,6 @@ _SPOILT: Final = (
 _NOT_AT_ONE_LEVEL: Final = (
     "This run does not fit at one level of costs with the runs of its batch that were approved ({:,}). By itself it"
     " fits now: ask for it with POST /v1/runs, or in a batch without them."
-)
-_OTHERS_CANNOT: Final = (
-    "This run can be decided; other runs of its batch cannot, so none was. Correct or leave out those."
 )
 
 Outcome = Drafts | Repeat | Batched | LedgerError
@@ -237,22 +234,29 @@ def _as_many_as_fit(books: Books, batch: Batch, now_us: int) -> tuple[Books, Bat
     cannot be decided, none is; nor if one was decided before: a repeated request approves no more than the first."""
     numbers = range(len(batch.asks))
     errors = {number: error for number in numbers if (error := _error_of(books, batch.asks[number], now_us))}
-    if batch.is_spoilt:
-        dropped = books.copy()
-        left_out = [errors.get(at) or _left_out(dropped, batch.asks[at], _SPOILT, now_us) for at in numbers]
-        return books, Batched(tuple(left_out))
-    taken = [] if errors else fitting(books, batch.asks)
+    if batch.is_spoilt or errors:
+        return books, _none_of(books, batch, errors, now_us)
+    taken = fitting(books, batch.asks)
     own = Batch(batch.actor, tuple([batch.asks[number] for number in taken]), is_atomic=True)
     after, approved = _batch(books, own, now_us)
     outcomes = dict(zip(taken, approved.outcomes, strict=True))
-    errors |= {number: one for number, one in outcomes.items() if isinstance(one, LedgerError)}
+    errors = {number: one for number, one in outcomes.items() if isinstance(one, LedgerError)}
     if errors:
-        return books, Batched(tuple([errors.get(number) or BatchRefused(_OTHERS_CANNOT) for number in numbers]))
+        # Such as too many runs an hour, with those of the batch.
+        own_errors = {number: error for number, error in errors.items() if not isinstance(error, BatchRefused)}
+        return books, _none_of(books, batch, own_errors, now_us)
     beyond, why = after.copy(), _NOT_AT_ONE_LEVEL.format(len(taken))
     for number in numbers:
         if number not in outcomes:
             outcomes[number] = _left_out(beyond, batch.asks[number], why, now_us)
     return after, Batched(tuple([outcomes[number] for number in numbers]))
+
+
+def _none_of(books: Books, batch: Batch, errors: Mapping[int, LedgerError], now_us: int) -> Batched:
+    """Return the outcomes of a batch of which none is approved, each as it stands by itself."""
+    dropped = books.copy()
+    asks = enumerate(batch.asks)
+    return Batched(tuple([errors.get(number) or _left_out(dropped, ask, _SPOILT, now_us) for number, ask in asks]))
 
 
 def _error_of(books: Books, ask: Ask, now_us: int) -> LedgerError | None:
