@@ -53,6 +53,17 @@ def _pattern(path: str) -> re.Pattern[str]:
 
 MENU: Final = (
     Item("Overview", "/ui", "read"),
+    Item("Datasets", "/ui/datasets", "read"),
     Item("Approvals", "/ui/approvals", "read"),
 )
-PAGES: Final = (Route("GET", "/ui", "read", "overview:show"),)
+PAGES: Final = (
+    Route("GET", "/ui", "read", "overview:show"),
+    Route("GET", "/ui/datasets", "read", "dataset:listed"),
+    Route("GET", "/ui/datasets/{name}", "read", "dataset:show"),
+    Route("GET", "/ui/runs/{id}", "read", "run:show"),
+    Route("GET", "/ui/runs/{id}/receipt", "read", "run:receipt"),
+    Route("GET", "/ui/approvals", "read", "approvals:listed"),
+    Route("GET", "/ui/approvals/{id}", "read", "approvals:show"),
+    Route("POST", "/ui/approvals/{id}/approve", "manage datasets", "approvals:approve"),
+    Route("POST", "/ui/approvals/{id}/refuse", "manage datasets", "approvals:refuse"),
+)
