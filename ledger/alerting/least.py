@@ -87,5 +87,6 @@ class LeastLimits:
     def _keep(self, tenant_id: UUID, dataset_id: UUID, least: Least) -> None:
         def work(writing: Writing) -> None:
             writing.datasets.keep_least(dataset_id, least)
+            writing.days.keep_least(dataset_id, least)
 
         self._writer.run(tenant_id, work).result(WRITE_SECONDS_MAX)

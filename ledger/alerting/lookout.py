@@ -7,7 +7,7 @@ A tick runs a few queries over all tenants (`ledger.store.overview`), and then l
 Overdue runs and proposals that lapse soon are found by time. Changes since the last tick are found by numbers and not
 by times: a tenant's position is the sum of the lengths of its journals, read in one snapshot. So an entry counts from
 its commit on, however late it was committed and whichever process made it. For these tenants least limits are computed
-too (`ledger.alerting.least`).
+too (`ledger.alerting.least`). Days are counted each minute (`ledger.alerting.tallies`).
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from uuid import UUID, uuid4
 
 from ledger.alerting import watch
 from ledger.alerting.least import LeastLimits
+from ledger.alerting.tallies import Tallies
 from ledger.core.alerting import Alert, Alerting
 from ledger.core.alerts import id_of
 from ledger.service.writer import Writer
@@ -92,6 +93,7 @@ class Lookout:
         self._lease_us = int(max(LEASE_SECONDS_MIN, LEASE_TICKS * every_seconds) * 1_000_000)
         self._holder = uuid4()
         self._least = LeastLimits(store, writer)
+        self._tallies = Tallies(store, writer)
         self._forget()
 
     def _forget(self) -> None:
@@ -104,6 +106,7 @@ class Lookout:
         self._moved: dict[UUID, int] = {}
         self._suspects: set[UUID] = set()
         self._least.forget()
+        self._tallies.forget()
 
     def tick(self, *, is_closing: Callable[[], bool] = lambda: False) -> set[UUID]:
         """Look, and raise alerts. Return the tenants that have alerts to deliver now; none if another process looks."""
@@ -127,6 +130,7 @@ class Lookout:
             except Exception as error:  # an error of one tenant must not stop the others
                 log.error("tenant %s could not be looked at", tenant_id, exc_info=error)
                 self._look_again(reasons, late, lapsing, tenant_id)
+        self._tallies.tick(now_us=now_us, is_closing=is_closing)
         self._least.tick(is_closing=is_closing)
         return due
 
@@ -178,12 +182,18 @@ class Lookout:
         self._suspects |= ends.broken
 
     def _find_moved(self, overview: Overview, now_us: int) -> None:
-        """Return, once an hour, the tenants that changed since the last look, or whose forecast is due."""
-        if self._hourly_us is not None and now_us - self._hourly_us < HOURLY_US:
+        """Find the tenants that changed: once an hour those whose forecast may be due, too; each minute those whose
+        journals are to be counted."""
+        is_hourly = self._hourly_us is None or now_us - self._hourly_us >= HOURLY_US
+        if not is_hourly and not self._tallies.is_due(now_us):
+            return
+        positions = overview.positions()
+        self._tallies.want(positions, now_us=now_us)
+        if not is_hourly:
             return
         self._hourly_us = now_us
         never = _Looked()
-        for tenant_id, position in overview.positions().items():
+        for tenant_id, position in positions.items():
             if self._looked.get(tenant_id, never).is_due(position, now_us):
                 self._moved[tenant_id] = position
 

@@ -24,6 +24,7 @@ from ledger.api import (
     docs,
     evaluate,
     guide,
+    overview,
     plan,
     problems,
     proposals,
@@ -56,7 +57,7 @@ The [guide](/docs/guide) has a tutorial, how-to pages, explanations and the whol
 """
 
 
-_PARTS: Final = (runs, datasets, reports, evaluate, plan, proposals, tenants, alerts, system, docs, guide)
+_PARTS: Final = (runs, overview, datasets, reports, evaluate, plan, proposals, tenants, alerts, system, docs, guide)
 
 
 def declared_routes() -> list[BaseRoute]:

@@ -31,6 +31,7 @@ from ledger.service.history import History
 from ledger.service.journals import Journals
 from ledger.service.keys import Keys
 from ledger.service.last_uses import LastUses
+from ledger.service.overview import Overview
 from ledger.service.planned_runs import RunsPlanner
 from ledger.service.planner import Planner
 from ledger.service.proposals import Proposals
@@ -175,6 +176,7 @@ class Builder:
             costing=costing,
             datasets=datasets,
             history=History(store=store),
+            overview=Overview(store=store),
             runs=runs,
             attestations=Attestations(store=store, runs=runs, heads=heads, signer=self._signer),
             planner=Planner(store, catalogue, costing),

@@ -21,6 +21,7 @@ from ledger.api.routing import Route, aside
 from ledger.api.services import served, services
 from ledger.core.amounts import microseconds
 from ledger.mistakes import NAME_PATTERN
+from ledger.service.burndown import By as Step
 from ledger.service.requests.datasets import (
     DatasetChange,
     NewBudget,
@@ -29,9 +30,10 @@ from ledger.service.requests.datasets import (
     NewPartitions,
     ProjectShare,
 )
-from ledger.service.requests.fields import PartitionName, When
+from ledger.service.requests.fields import PartitionName, ProjectName, When
 from ledger.service.shapes.datasets import (
     BalanceAt,
+    BurndownShown,
     ChangePage,
     DatasetPage,
     DatasetShown,
@@ -135,6 +137,36 @@ def show_balance(
     """Show the dataset's balance as it was at a time, or after an entry, from the balances that entries state."""
     at_us = None if at is None else microseconds(at)
     return Json(services(request).history.balance(caller, name, at_us=at_us, seq=seq))
+
+
+@router.get("/{name}/burndown", responses={200: {"model": BurndownShown}}, response_model=None)
+def show_burndown(
+    name: str,
+    caller: Reader,
+    request: Request,
+    by: Annotated[Step, Query(description="What a point is; weeks begin on Mondays.")] = "day",
+    partition: Annotated[PartitionName | None, Query(description="Of a partition's budget.")] = None,
+    project: Annotated[ProjectName | None, Query(description="Of a project's share.")] = None,
+    since: Annotated[
+        When | None, Query(description="A time or date in the first point. Default: 90 points before the last.")
+    ] = None,
+    until: Annotated[When | None, Query(description="The last point begins before. Default: now.")] = None,
+) -> Response:
+    """Show the balance at the end of each day, week or month (UTC), beside the limits that were in force.
+
+    With partitions, the fullest one counts, unless `partition` names one. At most 400 points.
+    """
+    since_us, until_us = (None if time is None else microseconds(time) for time in (since, until))
+    return Json(
+        services(request).history.burndown(
+            *(caller, name),
+            by=by,
+            partition=partition,
+            project=project,
+            since_us=since_us,
+            until_us=until_us,
+        )
+    )
 
 
 @router.get("/{name}/spending", responses={200: {"model": SpendingShown}}, response_model=None)

@@ -33,6 +33,7 @@ dataset_app = typer.Typer(no_args_is_help=True, help="Datasets and their budgets
 
 def add_to(app: typer.Typer) -> None:
     """Add these commands to the command line."""
+    app.command(rich_help_panel="Stewards and admins", epilog="Example: privacy-ledger overview")(overview)
     app.add_typer(dataset_app, name="dataset", rich_help_panel="Stewards and admins")
 
 
@@ -134,6 +135,16 @@ def dataset_list(as_json: Json = False) -> None:
         print_answer(list(ledger.datasets()), as_json, show.datasets.datasets)
 
 
+def overview(
+    limit: Annotated[int, typer.Option(min=1, max=100, help="How many at most.")] = 50,
+    cursor: Annotated[str | None, typer.Option(help="Where the list before ended.")] = None,
+    as_json: Json = False,
+) -> None:
+    """List the datasets that your key may read, the fullest first, and what waits for somebody."""
+    with server() as ledger:
+        print_answer(ledger.overview(limit=limit, cursor=cursor), as_json, show.datasets.overview)
+
+
 @dataset_app.command("show", epilog="Example: privacy-ledger dataset show mnist --at 2026-10-01")
 def dataset_show(
     name: DatasetName,
@@ -150,6 +161,26 @@ def dataset_show(
             print_answer(ledger.dataset(name), as_json, show.datasets.dataset)
         else:
             print_answer(ledger.balance_at(name, at=at, seq=at_seq), as_json, show.datasets.balance_at)
+
+
+@dataset_app.command("burndown", epilog="Example: privacy-ledger dataset burndown mnist --by week --since 90d")
+def dataset_burndown(
+    name: DatasetName,
+    by: Annotated[str, typer.Option(help="What a row is: day, week or month.")] = "day",
+    partition: Annotated[str | None, typer.Option(help="Of this partition's budget.")] = None,
+    project: Annotated[str | None, typer.Option(help="Of this project's share.")] = None,
+    since: Annotated[
+        str | None,
+        typer.Option(metavar="TIME", help="From then on: 2026-10-01, yesterday, 30d or a time. Default: 90 rows."),
+    ] = None,
+    until: Annotated[str | None, typer.Option(metavar="TIME", help="Before then. Default: now.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Show what was spent and held of a budget over time, and how many runs were approved and refused."""
+    of = {"partition": partition, "project": project}
+    with server() as ledger:
+        answer = ledger.burndown(name, by=by, since=since, until=until, **of)
+    print_answer(answer, as_json, show.datasets.burndown)
 
 
 @dataset_app.command("spending", epilog="Example: privacy-ledger dataset spending mnist --by label=sweep")

@@ -256,6 +256,9 @@ def check(
     heads_dir: Annotated[
         Path | None, typer.Option("--heads-dir", help="The folder of published heads, as LEDGER_HEADS_DIR names it.")
     ] = None,
+    recount: Annotated[
+        bool, typer.Option("--recount", help="First count the days again that lists and charts are made of.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Verify every journal in the database, and compare it with the tables. Exit status 1 if one does not verify.
@@ -271,6 +274,12 @@ def check(
     if receipt or heads:
         kept = held.witnesses(_own_keys(settings) if jwks is None else held.keys_of(jwks), receipt, heads)
     results: list[dict[str, Any]] = []
+    if recount:
+        from ledger.operate.recount import recount as counted_again
+
+        with console.progress("Counting days", quiet=as_json) as advance:
+            for _ in counted_again(settings):
+                advance()
     with console.progress("Checking journals", quiet=as_json) as advance:
         for result in check_journals(settings, kept):
             results.append(result)

@@ -18,6 +18,7 @@ from ledger.core.journal.tenant import KnownKey, ReplayedTenant, alerting_facts,
 from ledger.core.people import Tenant
 from ledger.errors import JournalBroken
 from ledger.operate import deploy, mirror
+from ledger.operate.counting import Counting
 from ledger.operate.mirror import Mirror
 from ledger.settings import Settings
 from ledger.store import Key, Reading, Store
@@ -209,7 +210,8 @@ def demand_holds(reading: Reading, dataset: Dataset, held: Witnesses, policies: 
     Raises JournalBroken."""
     seen, comparison = Mirror(), held.compare((reading.tenant_id, dataset.id))
     rows = _pages(lambda after, limit: reading.journals.page(dataset.id, after=after, limit=limit))
-    entries = comparison.over(seen.over(rows))
+    counting = Counting(reading, dataset)
+    entries = comparison.over(seen.over(counting.over(rows)))
     replayed = replay.replay(entries, tenant_id=reading.tenant_id, dataset_id=dataset.id)
     comparison.finish()
     for name, count in sorted(replayed.withheld.items()):
@@ -219,6 +221,7 @@ def demand_holds(reading: Reading, dataset: Dataset, held: Witnesses, policies: 
     _demand_end((dataset.seq, dataset.head), replayed, "dataset")
     _demand_rows(reading, dataset, replayed)
     _demand_least(dataset, replayed)
+    counting.demand_days(replayed)
     _demand_runs(reading, dataset, replayed, seen)
     _demand_mirrored(reading, dataset, seen)
     if policies is not None:

@@ -12,10 +12,12 @@ from ledger.core.journal import chain
 from ledger.core.people import Actor
 from ledger.errors import DatasetFrozen, Forbidden, InvalidRequest, LedgerError
 from ledger.service import pages
+from ledger.service.burndown import By as Step
+from ledger.service.burndown import burndown
 from ledger.service.catalogue import find_dataset
 from ledger.service.change_words import in_words
 from ledger.service.past import balance_at
-from ledger.service.shapes.datasets import BalanceAt, ChangePage, ChangeShown, SpendingShown
+from ledger.service.shapes.datasets import BalanceAt, BurndownShown, ChangePage, ChangeShown, SpendingShown
 from ledger.service.spending import By, spending
 from ledger.store import Reading, Store
 
@@ -57,6 +59,29 @@ class History:
             if seq is None or not 1 <= seq <= dataset.seq:
                 raise InvalidRequest(f"seq: the journal has entries 1 to {dataset.seq:,}", field="seq")
             return balance_at(reading, dataset, seq=seq)
+
+    def burndown(
+        self,
+        actor: Actor,
+        name: str,
+        *,
+        by: Step,
+        partition: str | None,
+        project: str | None,
+        since_us: int | None,
+        until_us: int | None,
+    ) -> BurndownShown:
+        """Return what was spent and held of a dataset's budget over time. Raises NotFound and InvalidRequest."""
+        with self._store.reading(actor.tenant_id) as reading:
+            dataset = find_dataset(reading, actor, name)
+            return burndown(
+                *(reading, dataset),
+                by=by,
+                partition=partition,
+                project=project,
+                since_us=since_us,
+                until_us=until_us,
+            )
 
     def spending(
         self,

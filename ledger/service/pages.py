@@ -51,7 +51,7 @@ def _number(value: Any) -> int:
 
 
 def after_name(cursor: str | None) -> str | None:
-    """Return the name at which the page before ended. This and the next three raise InvalidRequest."""
+    """Return the name at which the page before ended. This and the next four raise InvalidRequest."""
     return _decode(cursor, _text)
 
 
@@ -68,3 +68,14 @@ def after_id(cursor: str | None) -> UUID | None:
 def after_moment(cursor: str | None) -> tuple[int, UUID] | None:
     """Return the time and the id at which the page before ended."""
     return _decode(cursor, lambda value: (_number(value[0]), UUID(_text(value[1]))))
+
+
+def after_fullness(cursor: str | None) -> tuple[int, str] | None:
+    """Return the fullness and the name at which the page before ended."""
+    return _decode(cursor, lambda value: (_signed(value[0]), _text(value[1])))
+
+
+def _signed(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not -(2**62) < value < 2**62:
+        raise ValueError("not a part of a budget")
+    return value

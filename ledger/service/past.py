@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
-from functools import reduce
+from collections.abc import Iterator
 from typing import Any, Final
 
-from ledger.core.amounts import Amount
+from ledger.core.daily import day_of, together
 from ledger.core.datasets import Account, AccountKey, Balance, Dataset
 from ledger.core.entries import Entry, Record
 from ledger.core.journal import chain
@@ -28,8 +27,8 @@ def balance_at(reading: Reading, dataset: Dataset, *, seq: int) -> BalanceAt:
         raise ArithmeticError(f"entry {seq} is not in the journal")
     record = chain.parse(entry.body)
     is_partitioned = dataset.definition.is_partitioned
-    accounts = _partitions(reading, dataset, seq) if is_partitioned else _whole(dataset, record)
-    balance = _balance(accounts)
+    accounts = _partitions(reading, dataset, entry) if is_partitioned else _whole(dataset, record)
+    balance = together(iter(accounts)) if accounts else None
     budget = _budget(reading, dataset, seq)
     return BalanceAt(
         dataset=dataset.definition.name,
@@ -44,30 +43,30 @@ def balance_at(reading: Reading, dataset: Dataset, *, seq: int) -> BalanceAt:
     )
 
 
-def _whole(dataset: Dataset, record: Record) -> list[Account]:
-    """Return the dataset's own account, which every entry states, if it has one."""
+def _whole(dataset: Dataset, record: Record) -> list[Balance]:
+    """Return the balance of the dataset's own account, which every entry states, if it has one."""
     own = chain.accounts_of(record).get(AccountKey(dataset.id))
-    return [] if own is None else [own]
+    return [] if own is None else [_balance(own)]
 
 
-def _balance(accounts: Collection[Account]) -> Balance | None:
-    """Return what accounts of one budget amount to: in each quantity the most counts."""
-    if not accounts:
-        return None
-    return Balance(
-        limit=reduce(Amount.most, (account.limit for account in accounts)),
-        spent=reduce(Amount.most, (account.spent for account in accounts)),
-        held=reduce(Amount.most, (account.held for account in accounts)),
-        remaining=reduce(Amount.least, (account.limit - account.held - account.spent for account in accounts)),
-    )
+def _balance(account: Account) -> Balance:
+    return Balance(account.limit, account.spent, account.held, account.remaining)
 
 
-def _partitions(reading: Reading, dataset: Dataset, seq: int) -> list[Account]:
-    """Return the accounts of all partitions that there were: each as the newest entry states it that touched it."""
-    found: dict[str, Account] = {}
-    count = _partition_count(reading, dataset, seq)
-    for looked_at, entry in enumerate(newest_first(reading, dataset, seq)):
+def _partitions(reading: Reading, dataset: Dataset, newest: Entry) -> list[Balance]:
+    """Return the balances of all partitions that there were: each as the newest entry states it that touched it. Only
+    the entries of that day are read, if those before are counted."""
+    found: dict[str, Balance] = {}
+    count = _partition_count(reading, dataset, newest.seq)
+    counted_seq = reading.days.counted_seq(dataset.id)
+    day = day_of(newest.at_us)
+    for looked_at, entry in enumerate(newest_first(reading, dataset, newest.seq)):
         if len(found) == count:
+            break
+        if day_of(entry.at_us) < day and entry.seq <= counted_seq:
+            for place, counted in reading.days.newest(dataset.id, until=day - 1).items():
+                if place.partition and not place.project:
+                    found.setdefault(place.partition, counted.balance)
             break
         if looked_at == LOOKED_AT_MAX:
             raise InvalidRequest(
@@ -79,7 +78,7 @@ def _partitions(reading: Reading, dataset: Dataset, seq: int) -> list[Account]:
             )
         for key, account in chain.accounts_of(chain.parse(entry.body)).items():
             if key.partition is not None and key.project is None and key.principal_id is None:
-                found.setdefault(key.partition, account)
+                found.setdefault(key.partition, _balance(account))
     return list(found.values())
 
 

@@ -16,6 +16,7 @@ from ledger.service.datasets import Datasets
 from ledger.service.history import History
 from ledger.service.journals import Journals
 from ledger.service.keys import Keys
+from ledger.service.overview import Overview
 from ledger.service.planned_runs import RunsPlanner
 from ledger.service.planner import Planner
 from ledger.service.proposals import Proposals
@@ -50,6 +51,7 @@ class UseCases:
     keys: Keys
     alerts: Alerts
     journals: Journals
+    overview: Overview
     signer: Signer
     heads: Heads
     schema_revision: str

@@ -13,6 +13,7 @@ from ledger.core.commands import Register
 from ledger.core.datasets import NO_FAIR_USE, Dataset, Definition, Least, Project
 from ledger.core.entries import NO_HASH
 from ledger.core.journal import chain
+from ledger.store.days import DayWriter
 from ledger.store.repository import Repository
 from ledger.store.rows import amount_row, dataset_of, definition_of, project_of
 from ledger.store.tables import datasets, lineage, places, projects, runs
@@ -140,6 +141,9 @@ class DatasetWriter(DatasetReader):
             new = self.connection.execute(self._insert_new(datasets).returning(datasets.c.id), [row]).scalars().all()
             if new:
                 self._add_lineage(command.definition)
+                DayWriter(self.connection, self.tenant_id).open(
+                    command.definition, has_budget=command.limit is not None
+                )
             won.update(new)
         return won
 

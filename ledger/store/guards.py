@@ -90,6 +90,10 @@ GRANTS: Final[dict[str, str]] = {
     "progress": "SELECT, INSERT, UPDATE (steps, at_us, reporter)",
     "places": "SELECT, INSERT",
     "entries": "SELECT, INSERT",
+    "tallies": "SELECT, INSERT, UPDATE (seq, left_ppm, forecast_seq, forecast_us, ends_us)",
+    "days": "SELECT, INSERT, UPDATE (seq, limit_mu_sq_pico, limit_delta_atto, spent_mu_sq_pico, spent_delta_atto,"
+    " held_mu_sq_pico, held_delta_atto, remaining_mu_sq_pico, remaining_delta_atto, approvals, refusals, least_seq,"
+    " least_mu_sq_pico, least_delta_atto)",
     "claims": "SELECT, INSERT, DELETE",
     "certificates": "SELECT, INSERT, DELETE",
     "alerts": "SELECT, INSERT, UPDATE (state, attempts, next_us, delivered_us, failure), DELETE",

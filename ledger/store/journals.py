@@ -52,6 +52,26 @@ class JournalReader(Repository):
         query = select(entries).where(*mine, entries.c.seq > after, entries.c.seq <= last).order_by(entries.c.seq)
         return self._with_requests([entry_of(row) for row in self.connection.execute(query)], bytes_max)
 
+    def plain(self, dataset_id: UUID, *, after: int, until: int, limit: int) -> list[Entry]:
+        """Return entries of a dataset's journal, oldest first, without requests of other journals: as many as fit in a
+        page, and none after `until`."""
+        mine = (entries.c.tenant_id == self.tenant_id, entries.c.dataset_id == dataset_id)
+        where = (*mine, entries.c.seq > after, entries.c.seq <= until)
+        last = self._last(entries, *where, limit=limit, bytes_max=PAGE_BYTES_MAX)
+        query = select(entries).where(*where, entries.c.seq <= last).order_by(entries.c.seq)
+        return [entry_of(row) for row in self.connection.execute(query)]
+
+    def kinds(self, dataset_id: UUID, *, after: int, until: int, limit: int) -> list[tuple[int, str, int]]:
+        """Return number, kind and time of entries, oldest first, none after `until`. Bodies are not sent."""
+        query = (
+            select(entries.c.seq, entries.c.kind, entries.c.at_us)
+            .where(entries.c.tenant_id == self.tenant_id, entries.c.dataset_id == dataset_id)
+            .where(entries.c.seq > after, entries.c.seq <= until)
+            .order_by(entries.c.seq)
+            .limit(limit)
+        )
+        return [(row.seq, row.kind, row.at_us) for row in self.connection.execute(query)]
+
     def of_kinds(self, dataset_id: UUID, kinds: Sequence[str], *, after: int, until: int, limit: int) -> list[Entry]:
         """Return entries of these kinds, oldest first, without requests of other journals: as many as fit in a page,
         and none after `until`."""

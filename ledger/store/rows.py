@@ -29,12 +29,13 @@ from ledger.core.runs import Run
 from ledger.store.columns import NOBODY
 
 
-def _amount(row: Row[Any], part: str) -> Amount:
+def amount_of(row: Row[Any], part: str) -> Amount:
+    """Return an amount from its two columns."""
     return Amount(getattr(row, f"{part}_mu_sq_pico"), getattr(row, f"{part}_delta_atto"))
 
 
 def _amount_if_any(row: Row[Any], part: str) -> Amount | None:
-    return None if getattr(row, f"{part}_mu_sq_pico") is None else _amount(row, part)
+    return None if getattr(row, f"{part}_mu_sq_pico") is None else amount_of(row, part)
 
 
 def amount_row(part: str, amount: Amount | None) -> dict[str, int | None]:
@@ -50,10 +51,10 @@ def account_of(row: Row[Any]) -> Account:
     principal = None if row.principal_id == NOBODY else row.principal_id
     return Account(
         AccountKey(row.dataset_id, row.partition or None, row.project or None, principal),
-        limit=_amount(row, "limit"),
-        spent=_amount(row, "spent"),
-        held=_amount(row, "held"),
-        overdrawn=_amount(row, "overdrawn"),
+        limit=amount_of(row, "limit"),
+        spent=amount_of(row, "spent"),
+        held=amount_of(row, "held"),
+        overdrawn=amount_of(row, "overdrawn"),
         trail=Trail.from_text(row.trail) if row.trail else NO_TRAIL,
     )
 
@@ -124,7 +125,7 @@ def _fair_use(text: str | None) -> FairUse:
 
 def project_of(row: Row[Any]) -> Project:
     """Return a project's share."""
-    return Project(row.dataset_id, row.name, chain.parse(row.budget), _amount(row, "limit"))
+    return Project(row.dataset_id, row.name, chain.parse(row.budget), amount_of(row, "limit"))
 
 
 def proposal_of(row: Row[Any]) -> Proposal:

@@ -319,6 +319,41 @@ tenant_entries = _of_tenant(
     sqlite_with_rowid=False,
 )
 
+# How full each dataset is, and how much of its journal is counted in `days`: prepared in the background (`store.days`).
+tallies = _of_tenant(
+    "tallies",
+    Column("dataset_id", Uid, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("seq", Big, nullable=False),
+    Column("left_ppm", Big, nullable=False),
+    Column("forecast_seq", Big, nullable=False),
+    Column("forecast_us", Big, nullable=False),
+    Column("ends_us", Big),
+    _references("tallies_dataset_fkey", ("dataset_id",), "datasets", ("id",)),
+    CheckConstraint("seq >= 0 AND forecast_seq >= 0", name="tallies_seq"),
+    Index("tallies_fullest", "tenant_id", "left_ppm", "name"),
+    key=("dataset_id",),
+)
+
+# The balance of an account at the end of each day on which an entry stated it. Counts of runs are the whole dataset's.
+days = _of_tenant(
+    "days",
+    Column("dataset_id", Uid, nullable=False),
+    Column("project", Text, nullable=False),
+    Column("partition", Text, nullable=False),
+    Column("day", Big, nullable=False),
+    Column("seq", Big, nullable=False),
+    *(column for part in ("limit", "spent", "held", "remaining") for column in _amount(part)),
+    Column("approvals", Big, nullable=False),
+    Column("refusals", Big, nullable=False),
+    Column("least_seq", Big),
+    *_amount("least", nullable=True),
+    _references("days_dataset_fkey", ("dataset_id",), "datasets", ("id",)),
+    CheckConstraint("day >= 0 AND seq >= 1 AND approvals >= 0 AND refusals >= 0", name="days_counts"),
+    key=("dataset_id", "project", "partition", "day"),
+    sqlite_with_rowid=False,
+)
+
 # What one steward proposed and a second one must approve. `body` is everything needed to do it.
 proposals = _of_tenant(
     "proposals",
@@ -340,6 +375,7 @@ proposals = _of_tenant(
     CheckConstraint("(kind IN ('void', 'correction', 'run')) = (run_id IS NOT NULL)", name="proposals_run"),
     Index("proposals_newest", "tenant_id", "created_us", "id"),
     Index("proposals_of_dataset", "tenant_id", "dataset_id", "state"),
+    Index("proposals_open", "tenant_id", "expires_us", postgresql_where=_WAITS, sqlite_where=_WAITS),
     Index("proposals_lapsing", "expires_us", "id", postgresql_where=_WAITS, sqlite_where=_WAITS),
     key=("id",),
 )

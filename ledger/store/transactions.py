@@ -14,6 +14,7 @@ from ledger.store.books import BookReader, BookWriter
 from ledger.store.certificates import CertificateReader, CertificateWriter
 from ledger.store.claims import ClaimWriter
 from ledger.store.datasets import DatasetReader, DatasetWriter
+from ledger.store.days import DayReader, DayWriter
 from ledger.store.journals import JournalReader, JournalWriter
 from ledger.store.keys import KeyReader, KeyWriter
 from ledger.store.outbox import OutboxReader, OutboxWriter
@@ -76,6 +77,7 @@ class Reading(Snapshot):
     outbox: OutboxReader
     certificates: CertificateReader
     progress: ProgressReader
+    days: DayReader
     sessions: SessionReader
 
     def __init__(self, connection: Connection, tenant_id: UUID) -> None:
@@ -92,6 +94,7 @@ class Reading(Snapshot):
         self.outbox = OutboxReader(connection, tenant_id)
         self.certificates = CertificateReader(connection, tenant_id)
         self.progress = ProgressReader(connection, tenant_id)
+        self.days = DayReader(connection, tenant_id)
         self.sessions = SessionReader(connection, tenant_id)
 
 
@@ -109,6 +112,7 @@ class Writing(Reading):
     outbox: OutboxWriter
     certificates: CertificateWriter
     progress: ProgressWriter
+    days: DayWriter
     sessions: SessionWriter
 
     def __init__(self, connection: Connection, tenant_id: UUID) -> None:
@@ -122,6 +126,7 @@ class Writing(Reading):
         self.outbox = OutboxWriter(connection, tenant_id)
         self.certificates = CertificateWriter(connection, tenant_id)
         self.progress = ProgressWriter(connection, tenant_id)
+        self.days = DayWriter(connection, tenant_id)
         self.sessions = SessionWriter(connection, tenant_id)
 
     def times_and_keys(self, dataset_ids: Iterable[UUID], key_ids: Iterable[UUID]) -> tuple[int, int, dict[UUID, Key]]:

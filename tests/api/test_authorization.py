@@ -62,6 +62,8 @@ TABLE = """
     GET    /v1/datasets/{name}/entries            x      x        -        x       -        -       -
     GET    /v1/datasets/{name}/history            x      x        x        x       -        x       x
     GET    /v1/datasets/{name}/balance            x      x        x        x       -        x       x
+    GET    /v1/datasets/{name}/burndown           x      x        x        x       -        x       x
+    GET    /v1/overview                           x      x        x        x       -        x       x
     GET    /v1/datasets/{name}/spending           x      x        -        x       -        -       -
     GET    /v1/datasets/{name}/head               x      x        -        x       -        x       -
     GET    /v1/datasets/{name}/proof              x      x        -        x       -        x       -

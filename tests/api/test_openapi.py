@@ -14,7 +14,7 @@ from typing_extensions import is_typeddict
 
 from ledger.api.problems import STATUS
 from ledger.api.schemas import common, problems
-from ledger.service.shapes import accountant, alerts, datasets, journals, runs, tenants
+from ledger.service.shapes import accountant, alerts, datasets, journals, overview, runs, tenants
 from ledger.service.shapes import common as shared
 from tests.conftest import Templates
 from tests.kit.accountant import DPSGD
@@ -57,6 +57,8 @@ CALLS = {
     ("get", "/v1/datasets/{name}/history"),
     ("get", "/v1/datasets/{name}/balance"),
     ("get", "/v1/datasets/{name}/spending"),
+    ("get", "/v1/datasets/{name}/burndown"),
+    ("get", "/v1/overview"),
     ("put", "/v1/datasets/{name}/fair-use"),
     ("get", "/v1/datasets/{name}/partitions"),
     ("post", "/v1/datasets/{name}/partitions"),
@@ -88,7 +90,7 @@ CALLS = {
 
 SHAPES: dict[str, type] = {
     name: shape
-    for module in (accountant, alerts, common, datasets, journals, problems, runs, shared, tenants)
+    for module in (accountant, alerts, common, datasets, journals, overview, problems, runs, shared, tenants)
     for name, shape in vars(module).items()
     if is_typeddict(shape)
 }
@@ -398,6 +400,8 @@ def test_answers_are_as_declared(here: Ledger, document: dict[str, Any]) -> None
     send("post", "/v1/runs", release, key="e")
     send("get", "/v1/datasets/{name}/history", name="clt")
     send("get", "/v1/datasets/{name}/spending", name="clt", params={"by": "person"})
+    send("get", "/v1/datasets/{name}/burndown", name="clt", params={"by": "week"})
+    send("get", "/v1/overview", params={"limit": 1})
     for rest in ("", "/entries", "/head", "/export", "/report"):
         send("get", f"/v1/datasets/{{name}}{rest}", name="clt")
         send("get", f"/v1/datasets/{{name}}{rest}", name="nothing")

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from ledger.service.shapes.datasets import (
         BalanceAt,
         BalanceShown,
+        BurndownShown,
         ChangeShown,
         DatasetShown,
         EpsilonOfBudget,
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
         SpendingPart,
         SpendingShown,
     )
+    from ledger.service.shapes.overview import OverviewShown
 
 
 LEFT: Final = ("% left", "of epsilon", "mu left", "of mu")
@@ -115,6 +117,60 @@ def spending(answer: SpendingShown) -> None:
     ]
     numbers = ("runs", "% of budget", *(("% of delta",) if is_delta else ()))
     rows.show(rows.Rows((what, *numbers), cells, right=numbers, texts=(what,)))
+
+
+def burndown(answer: BurndownShown) -> None:
+    """Print a budget over time, oldest first."""
+    cells = [
+        (
+            point["start"],
+            *(("-",) * 3 if point["percent"] is None else _parts_of(point["percent"])),
+            *("-" if count is None else f"{count:,}" for count in (point["approvals"], point["refusals"])),
+        )
+        for point in answer["points"]
+    ]
+    numbers = ("% spent", "% held", "% left", "approved", "refused")
+    rows.show(rows.Rows((answer["by"], *numbers), cells, right=numbers, texts=()))
+    if answer["behind"]:
+        out.print(f"The newest {answer['behind']:,} entries are not counted yet. Repeat this in a few minutes.")
+
+
+def overview(answer: OverviewShown) -> None:
+    """Print datasets, the fullest first, and what waits."""
+    cells = [
+        (
+            item["name"],
+            item["state"],
+            *(("-",) * 2 if item["percent"] is None else _used_and_left(item["percent"])),
+            "-" if item["lasts_until"] is None else item["lasts_until"][:10],
+            *(f"{item[count]:,}" for count in ("refusals", "overdue", "proposals")),
+        )
+        for item in answer["items"]
+    ]
+    numbers = ("% used", "% left", "refused", "overdue", "proposals")
+    columns = ("dataset", "state", "% used", "% left", "lasts until", "refused", "overdue", "proposals")
+    rows.show(rows.Rows(columns, cells, right=numbers, texts=("dataset",), drop=("lasts until", "state")))
+    waiting = [(answer["overdue"], "overdue runs"), (answer["proposals"], "proposals"), (answer["alerts"], "alerts")]
+    counted = ", ".join(f"{part['count']:,}{'+' if part['has_more'] else ''} {what}" for part, what in waiting)
+    out.print(f"{counted}; refusals and alerts of the last {answer['days']} days.")
+    if made := [item["forecast_at"] for item in answer["items"] if item["forecast_at"] is not None]:
+        out.print(f"How long budgets last was estimated since {min(made)[:16].replace('T', ' ')} UTC.")
+    if answer["next"] is not None:
+        out.print(f"There are more datasets: --cursor {answer['next']}")
+
+
+def _parts_of(percent: PercentsShown) -> tuple[str, ...]:
+    return _percent(percent["spent"]), _percent(percent["held"]), _percent_left(percent["remaining"])
+
+
+def _used_and_left(percent: PercentsShown) -> tuple[str, ...]:
+    spent, held = percent["spent"], percent["held"]
+    used = None if spent is None or held is None else spent + held
+    return _percent(used), _percent_left(percent["remaining"])
+
+
+def _percent_left(share: float | None) -> str:
+    return "-" if share is None else f"{math.floor(100 * share) / 100:.2f}"
 
 
 def _percent(share: float | None) -> str:

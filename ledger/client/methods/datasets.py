@@ -117,6 +117,39 @@ class Datasets(Calls[Answer], Lists[Answers]):
         """
         return self._send(get("datasets", name, "balance", at=moment(at, field="at"), seq=seq))
 
+    def overview(self, *, limit: int | None = None, cursor: str | None = None) -> Answer:
+        """Return the datasets that the key may read, the fullest first, with what waits: overdue runs, open proposals,
+        and the alerts, approvals and refusals of the last seven days.
+
+        limit: at most 100 datasets. cursor: the `next` of the page before.
+
+        >>> overview = ledger.overview(limit=1)
+        >>> [dataset["name"] for dataset in overview["items"]], overview["proposals"]["has_more"]
+        (['clicks'], False)
+        """
+        return self._send(get("overview", limit=limit, cursor=cursor))
+
+    def burndown(
+        self,
+        name: str,
+        *,
+        by: str = "day",
+        partition: str | None = None,
+        project: str | None = None,
+        since: str | datetime | None = None,
+        until: str | datetime | None = None,
+    ) -> Answer:
+        """Return the balance of a dataset at the end of each `"day"`, `"week"` or `"month"`, with the limit that was in
+        force, and how many runs were approved and refused meanwhile.
+
+        since, until: times as for `balance_at`; default: the last 90 points.
+
+        >>> [(point["approvals"], point["refusals"]) for point in ledger.burndown("mnist", by="month")["points"]]
+        [(7, 0)]
+        """
+        times = {"since": moment(since, field="since"), "until": moment(until, field="until")}
+        return self._send(get("datasets", name, "burndown", by=by, partition=partition, project=project, **times))
+
     def spending(
         self,
         name: str,

@@ -169,6 +169,44 @@ class BalanceAt(TypedDict):
     partition_count: int | None
 
 
+class EpsilonTaken(TypedDict):
+    delta: float
+    taken: Annotated[
+        float | None,
+        Field(
+            description="Of what was spent and held together. With residual costs, of the least limit that was kept"
+            " that day: see `least_limit` of a dataset. null: not known, or no epsilon holds."
+        ),
+    ]
+    limit: Annotated[float | None, Field(description=NO_EPSILON)]
+
+
+class BurndownPoint(TypedDict):
+    start: Annotated[str, Field(description="The first day, such as `2026-10-01`; days are UTC.")]
+    until: Annotated[str, Field(description="When the point ends, a time that is no longer in it.")]
+    seq: Annotated[int, Field(description="The newest entry that it counts.")]
+    balance: Annotated[BalanceShown | None, Field(description="At the end; null without a budget of its own.")]
+    percent: PercentsShown | None
+    epsilon: list[EpsilonTaken]
+    approvals: Annotated[int | None, Field(description="Runs approved meanwhile; null for a partition or project.")]
+    refusals: int | None
+
+
+class BurndownShown(TypedDict):
+    dataset: str
+    partition: str | None
+    project: str | None
+    by: Literal["day", "week", "month"]
+    costing: Costing
+    ceiling: AmountShown | None
+    seq: int
+    behind: Annotated[
+        int,
+        Field(description="How many of the newest entries no point counts yet. They follow within minutes."),
+    ]
+    points: Annotated[list[BurndownPoint], Field(description="Oldest first, from the first day of the dataset on.")]
+
+
 class SpendingPart(TypedDict):
     runs: int
     spent: AmountShown
