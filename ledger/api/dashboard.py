@@ -13,6 +13,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
+from ledger.api import reports
 from ledger.api.limits import Shares
 from ledger.api.middleware import Recogniser
 from ledger.api.problems import of_exception, shape_of
@@ -40,7 +41,7 @@ class Dashboard:
         from ledger.ui.app import Pages
         from ledger.ui.ports import Ports
 
-        return Pages(Ports(self._services, self._recogniser, self._requests, _explained))
+        return Pages(Ports(self._services, self._recogniser, self._requests, _explained, reports.of_period))
 
 
 def _explained(error: Exception) -> Problem:

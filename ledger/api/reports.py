@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import aclosing
+from datetime import datetime
 from functools import partial
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 from fastapi import APIRouter, Path, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
@@ -24,7 +25,7 @@ from ledger.api.services import Services, services
 from ledger.api.streams import Making, Streams, streams
 from ledger.core.datasets import Dataset
 from ledger.core.people import Actor
-from ledger.errors import JournalBroken
+from ledger.errors import InvalidRequest, JournalBroken
 from ledger.mistakes import NAME_PATTERN
 from ledger.report import forms, reader
 from ledger.report.forms import Form
@@ -104,6 +105,25 @@ def report_tenant(
 
 
 # --- answers ---------------------------------------------------------------------------------------------------------
+
+
+def of_period(
+    request: Request,
+    caller: Actor,
+    *,
+    form: str,
+    dataset: str | None,
+    since: datetime | None,
+    until: datetime | None,
+) -> Response:
+    """Return the report of a dataset, or of all that the caller sees. Raises InvalidRequest and NotFound."""
+    known: Form | None = next((one for one in MEDIA if one == form), None)
+    if known is None:
+        raise InvalidRequest(f"form: {form[:20]!r} is none; choose one of {', '.join(MEDIA)}", field="form")
+    scope: Literal["dataset", "tenant"] = "tenant" if dataset is None else "dataset"
+    store = services(request).store
+    question = reader.question_of(store, caller, scope=scope, dataset=dataset, since=since, until=until)
+    return _answer(request, caller, question, known)
 
 
 def _answer(request: Request, caller: Actor, question: Question, form: Form) -> Response:

@@ -90,6 +90,12 @@ class Datasets:
         datasets, following = pages.cut(rows, limit=limit, position=lambda dataset: dataset.definition.name)
         return DatasetPage(items=[balanced.dataset(dataset) for dataset in datasets], next=following)
 
+    def derived(self, actor: Actor, name: str, *, limit: int) -> list[str]:
+        """Return the names of the datasets that are derived from one, of those that the actor sees. Raises NotFound."""
+        with self._store.reading(actor.tenant_id) as reading:
+            dataset = find_dataset(reading, actor, name)
+            return reading.datasets.derived_from(dataset.id, only=actor.datasets, limit=limit)
+
     def partitions(self, actor: Actor, name: str, *, limit: int, cursor: str | None) -> PartitionPage:
         """Return a dataset's partitions, by name. Raises NotFound."""
         after = pages.after_name(cursor)

@@ -87,17 +87,26 @@ def _items(reading: Reading, tallies: Sequence[Tally], waiting: _Waiting, now_us
     datasets = {row.id: row for row in reading.datasets.by_names([tally.name for tally in tallies])}
     since_us = _since_us(now_us)
     balances = reading.days.balances(ids)
-    wholes = reading.days.newest_wholes([id_ for id_ in ids if datasets[id_].definition.is_partitioned])
-    counted = reading.days.decisions_since(ids, since=day_of(since_us))
-    tails = reading.days.tails(ids, since_us=since_us)
+    wholes = _wholes(reading, [tally for tally in tallies if datasets[tally.dataset_id].definition.is_partitioned])
+    counted = reading.days.decisions(ids, since=day_of(since_us), until=day_of(now_us))
+    behind = [(tally.dataset_id, tally.seq) for tally in tallies if tally.seq < datasets[tally.dataset_id].seq]
+    tails = reading.days.tails(behind, since_us=since_us)
     items = []
     for tally in tallies:
         dataset = datasets[tally.dataset_id]
-        whole = wholes.get(dataset.id)
-        balance = balances.get(dataset.id) if whole is None else whole.balance
+        balance = wholes.get(dataset.id, balances.get(dataset.id))
         decisions = [counted.get(dataset.id, Tail(0, 0)), tails.get(dataset.id, Tail(0, 0))]
         items.append(_item(dataset, tally, balance, decisions, waiting))
     return items
+
+
+def _wholes(reading: Reading, partitioned: Sequence[Tally]) -> dict[UUID, Balance]:
+    """Return the balances of datasets with partitions, as last counted; of those that never were, as they are now."""
+    counted = reading.days.newest_wholes([tally.dataset_id for tally in partitioned if tally.seq])
+    never = [tally.dataset_id for tally in partitioned if not tally.seq]
+    balances = reading.accounts.balances(never) if never else {}
+    now = {id_: balances[id_, None] for id_ in never if (id_, None) in balances}
+    return now | {id_: day.balance for id_, day in counted.items()}
 
 
 def _item(

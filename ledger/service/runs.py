@@ -324,6 +324,20 @@ class Runs:
             raise _no_run()
         return run, entries
 
+    async def fits(self, actor: Actor, run_id: UUID) -> Mapping[str, Any]:
+        """Return each parameter of a refused run's mechanism with the value that alone would have made it fit; none for
+        a run that was not refused, or whose datasets the actor does not all see. Raises NotFound, TooLarge and
+        Overloaded."""
+        decisions = await asyncio.to_thread(self._refused, actor, run_id)
+        return {} if decisions is None else await self._costing.fits(actor.tenant_id, decisions)
+
+    def _refused(self, actor: Actor, run_id: UUID) -> Sequence[Record] | None:
+        with self._store.reading(actor.tenant_id) as reading:
+            run, entries = self.seen(reading, actor, run_id)
+        decisions = answers.decisions_of(entries)
+        sees_all = all(actor.sees(entry["dataset"]) for entry in decisions)
+        return decisions if run.state == "refused" and sees_all else None
+
     def receipt(self, actor: Actor, run_id: UUID) -> ReceiptShown:
         """Return the renewed receipt of a run's start or, before that, of its approval.
 

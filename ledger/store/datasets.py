@@ -130,6 +130,18 @@ class DatasetReader(Repository):
         lines = self._lineage([row.id for row in rows])
         return [dataset_of(row, lines.get(row.id, ())) for row in rows]
 
+    def derived_from(self, dataset_id: UUID, *, only: frozenset[str] | None, limit: int) -> list[str]:
+        """Return the names of datasets that are derived from this one, directly or through others, in order. only:
+        among these names."""
+        query = (
+            select(datasets.c.name)
+            .join(lineage, and_(lineage.c.tenant_id == datasets.c.tenant_id, lineage.c.dataset_id == datasets.c.id))
+            .where(lineage.c.tenant_id == self.tenant_id, lineage.c.ancestor_id == dataset_id)
+        )
+        if only is not None:
+            query = query.where(datasets.c.name.in_(only))
+        return list(self.connection.execute(query.order_by(datasets.c.name).limit(limit)).scalars())
+
     def _lineage(self, dataset_ids: Sequence[UUID]) -> dict[UUID, list[Row[Any, Any, Any, Any]]]:
         query = (
             select(lineage.c.dataset_id, lineage.c.ancestor_id, lineage.c.position, datasets.c.name)

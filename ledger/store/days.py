@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 from uuid import UUID
 
-from sqlalchemy import Row, and_, case, delete, func, or_, select, tuple_, update
+from sqlalchemy import Row, and_, case, delete, func, or_, select, tuple_, union_all, update
 
 from ledger.core.daily import MILLION, NO_BUDGET_PPM, WHOLE, Day, Place, day_of
 from ledger.core.datasets import Balance, Definition, Least
@@ -159,59 +159,37 @@ class DayReader(Repository):
 
     def newest_wholes(self, dataset_ids: Collection[UUID]) -> dict[UUID, Day]:
         """Return the newest day of each of these datasets as a whole."""
-        newest = days.alias("newest")
-        last = (
-            select(func.max(newest.c.day))
-            .where(
-                newest.c.tenant_id == tallies.c.tenant_id,
-                newest.c.dataset_id == tallies.c.dataset_id,
-                newest.c.project == "",
-                newest.c.partition == "",
-            )
-            .correlate(tallies)
-            .scalar_subquery()
-        )
-        is_last = and_(
-            *(days.c[name] == tallies.c[name] for name in ("tenant_id", "dataset_id")),
-            *(days.c[name] == "" for name in ("project", "partition")),
-            days.c.day == last,
-        )
-        query = (
-            select(days)
-            .select_from(tallies)
-            .join(days, is_last)
-            .where(tallies.c.tenant_id == self.tenant_id, tallies.c.dataset_id.in_(dataset_ids))
-        )
-        return {row.dataset_id: _day_of(row) for row in self.connection.execute(query)}
+        newest = [
+            select(select(days).where(*self._mine(id_, WHOLE)).order_by(days.c.day.desc()).limit(1).subquery())
+            for id_ in dataset_ids
+        ]
+        rows = self.connection.execute(union_all(*newest)) if newest else ()
+        return {row.dataset_id: _day_of(row) for row in rows}
 
-    def decisions_since(self, dataset_ids: Collection[UUID], *, since: int) -> dict[UUID, Tail]:
-        """Return how many runs of each of these datasets were approved and refused from this day on, as counted."""
+    def decisions(self, dataset_ids: Collection[UUID], *, since: int, until: int) -> dict[UUID, Tail]:
+        """Return how many runs of each of these datasets were approved and refused on these days, as counted."""
         query = (
             select(days.c.dataset_id, func.sum(days.c.approvals), func.sum(days.c.refusals))
             .where(days.c.tenant_id == self.tenant_id, days.c.dataset_id.in_(dataset_ids))
-            .where(days.c.project == "", days.c.partition == "", days.c.day >= since)
+            .where(days.c.project == "", days.c.partition == "", days.c.day.between(since, until))
             .group_by(days.c.dataset_id)
         )
         return {row[0]: Tail(int(row[1]), int(row[2])) for row in self.connection.execute(query)}
 
-    def tails(self, dataset_ids: Collection[UUID], *, since_us: int) -> dict[UUID, Tail]:
-        """Return the same of the entries that are not counted yet: the first TAIL_MAX of each dataset, none earlier
-        than this time."""
-        query = (
-            select(
-                entries.c.dataset_id,
-                *(func.sum(case((entries.c.kind == kind, 1), else_=0)) for kind in ("run-approved", "run-refused")),
-            )
-            .join(
-                tallies,
-                and_(tallies.c.tenant_id == entries.c.tenant_id, tallies.c.dataset_id == entries.c.dataset_id),
-            )
-            .where(tallies.c.tenant_id == self.tenant_id, entries.c.tenant_id == self.tenant_id)
-            .where(tallies.c.dataset_id.in_(dataset_ids), entries.c.dataset_id.in_(dataset_ids))
-            .where(entries.c.seq > tallies.c.seq, entries.c.seq <= tallies.c.seq + TAIL_MAX)
-            .where(entries.c.at_us >= since_us)
-            .group_by(entries.c.dataset_id)
-        )
+    def tails(self, behind: Collection[tuple[UUID, int]], *, since_us: int) -> dict[UUID, Tail]:
+        """Return the same of the entries that are not counted yet: for each dataset and its last counted entry, the
+        first TAIL_MAX after that, none earlier than this time."""
+        ranges = [
+            select(entries.c.dataset_id, entries.c.kind)
+            .where(entries.c.tenant_id == self.tenant_id, entries.c.dataset_id == dataset_id)
+            .where(entries.c.seq.between(seq + 1, seq + TAIL_MAX), entries.c.at_us >= since_us)
+            for dataset_id, seq in behind
+        ]
+        if not ranges:
+            return {}
+        after = union_all(*ranges).subquery()
+        counts = (func.sum(case((after.c.kind == kind, 1), else_=0)) for kind in ("run-approved", "run-refused"))
+        query = select(after.c.dataset_id, *counts).group_by(after.c.dataset_id)
         return {row[0]: Tail(int(row[1]), int(row[2])) for row in self.connection.execute(query)}
 
     def page(
@@ -236,17 +214,13 @@ class DayReader(Repository):
     def overdue(self, *, now_us: int, limit: int) -> dict[UUID, int]:
         """Return how many of the `limit` runs that are overdue longest touch each dataset. They are read along the
         index of due times."""
-        late = (
-            select(runs.c.tenant_id, runs.c.id)
-            .where(runs.c.tenant_id == self.tenant_id, runs.c.due_us < now_us)
-            .order_by(runs.c.due_us)
-            .limit(limit)
-            .subquery()
-        )
+        late = select(runs.c.id).where(runs.c.tenant_id == self.tenant_id, runs.c.due_us < now_us)
+        ids = self.connection.execute(late.order_by(runs.c.due_us).limit(limit)).scalars().all()
+        if not ids:
+            return {}
         query = (
             select(places.c.dataset_id, func.count())
-            .select_from(late)
-            .join(places, and_(places.c.tenant_id == late.c.tenant_id, places.c.run_id == late.c.id))
+            .where(places.c.tenant_id == self.tenant_id, places.c.run_id.in_(ids))
             .group_by(places.c.dataset_id)
         )
         return {row[0]: row[1] for row in self.connection.execute(query)}

@@ -190,6 +190,7 @@ lineage = _of_tenant(
     _references("lineage_dataset_fkey", ("dataset_id",), "datasets", ("id",)),
     _references("lineage_ancestor_fkey", ("ancestor_id",), "datasets", ("id",)),
     CheckConstraint("dataset_id <> ancestor_id", name="lineage_no_cycle"),
+    Index("lineage_of_ancestor", "tenant_id", "ancestor_id"),
     key=("dataset_id", "ancestor_id"),
 )
 

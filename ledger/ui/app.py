@@ -118,6 +118,7 @@ class Pages:
                 params=params,
                 form=form,
                 page_of=route.path,
+                report=self._ports.report,
             )
         )
 

@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Protocol
 
+from starlette.requests import Request
+from starlette.responses import Response
 from starlette.types import Scope
 
 from ledger.access.roles import Caller
+from ledger.core.people import Actor
 from ledger.service.use_cases import UseCases
 
 
@@ -30,12 +34,30 @@ class Room(Protocol):
         """Take a place for the duration of the block. Raises Overloaded."""
 
 
+class Report(Protocol):
+    """Makes audit reports."""
+
+    def __call__(
+        self,
+        request: Request,
+        caller: Actor,
+        *,
+        form: str,
+        dataset: str | None,
+        since: datetime | None,
+        until: datetime | None,
+    ) -> Response:
+        """Return the report of a dataset, or of all, as an answer that is made while it is sent. Raises InvalidRequest
+        and NotFound."""
+
+
 @dataclass(frozen=True, slots=True)
 class Ports:
-    """The services of the application that is running, its door, its room, and how it explains an error: `status`,
-    `code`, `title`, `detail` and the error's facts."""
+    """The services of the application that is running, its door, its room, how it explains an error (`status`, `code`,
+    `title`, `detail` and the error's facts), and how it makes reports."""
 
     services: Callable[[], UseCases]
     door: Door
     requests: Room
     explained: Callable[[Exception], Mapping[str, Any]]
+    report: Report

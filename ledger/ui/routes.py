@@ -53,6 +53,36 @@ def _pattern(path: str) -> re.Pattern[str]:
 
 MENU: Final = (
     Item("Overview", "/ui", "read"),
+    Item("Datasets", "/ui/datasets", "read"),
     Item("Approvals", "/ui/approvals", "read"),
+    Item("Runs", "/ui/search", "read"),
+    Item("Planner", "/ui/planner", "read"),
+    Item("Report", "/ui/report", "read"),
+    Item("Alerts", "/ui/alerts", "read"),
+    Item("Keys", "/ui/keys", "manage keys"),
+    Item("Policy", "/ui/policy", "read"),
 )
-PAGES: Final = (Route("GET", "/ui", "read", "overview:show"),)
+PAGES: Final = (
+    Route("GET", "/ui", "read", "overview:show"),
+    Route("GET", "/ui/datasets", "read", "dataset:listed"),
+    Route("GET", "/ui/datasets/{name}", "read", "dataset:show"),
+    Route("GET", "/ui/runs/{id}", "read", "run:show"),
+    Route("GET", "/ui/runs/{id}/receipt", "read", "run:receipt"),
+    Route("GET", "/ui/approvals", "read", "approvals:listed"),
+    Route("GET", "/ui/approvals/{id}", "read", "approvals:show"),
+    Route("POST", "/ui/approvals/{id}/approve", "manage datasets", "approvals:approve"),
+    Route("POST", "/ui/approvals/{id}/refuse", "manage datasets", "approvals:refuse"),
+    Route("GET", "/ui/search", "read", "search:show"),
+    Route("GET", "/ui/planner", "read", "planner:show"),
+    Route("GET", "/ui/report", "read", "report:show"),
+    Route("GET", "/ui/report/{form}", "read the journal", "report:download"),
+    Route("GET", "/ui/alerts", "read", "alerting:show"),
+    Route("POST", "/ui/alerts", "set alerts", "alerting:change"),
+    Route("POST", "/ui/alerts/test", "set alerts", "alerting:test"),
+    Route("GET", "/ui/keys", "manage keys", "people:keys"),
+    Route("POST", "/ui/keys", "manage keys", "people:make_key"),
+    Route("POST", "/ui/keys/{id}/rotate", "manage keys", "people:rotate_key"),
+    Route("POST", "/ui/keys/{id}/revoke", "manage keys", "people:revoke_key"),
+    Route("GET", "/ui/policy", "read", "people:policy"),
+    Route("POST", "/ui/policy", "manage keys", "people:set_policy"),
+)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from datetime import datetime
 from functools import partial
 from typing import Any, Final, ParamSpec, TypeVar
 from urllib.parse import urlencode
@@ -15,6 +16,7 @@ from ledger.access.sessions import Session
 from ledger.core.people import Actor
 from ledger.service.use_cases import UseCases
 from ledger.ui import render
+from ledger.ui.ports import Report
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -22,6 +24,9 @@ T = TypeVar("T")
 DONE: Final[Mapping[str, str]] = {
     "approved": "Approved. The change is made.",
     "refused": "Refused. Nothing was changed.",
+    "revoked": "Revoked. The key opens nothing from now on.",
+    "set": "Set. The journal has it, with your reason.",
+    "tested": "A test alert was raised.",
     "signed-out": "You are signed out.",
     "ended": "Your session has ended. Sign in again to go on.",
 }
@@ -40,10 +45,12 @@ class View:
         params: Mapping[str, str],
         form: Mapping[str, str],
         page_of: str,
+        report: Report,
     ) -> None:
         self.request, self.services, self.session = request, services, session
         self.params, self.form = params, form
         self._page_of = page_of
+        self._report = report
 
     @property
     def actor(self) -> Actor:
@@ -67,6 +74,13 @@ class View:
         done = DONE.get(self.query("done") or "")
         common = {"session": self.session, "here": self._page_of, "done": done, "csrf": self.session.csrf}
         return await run_in_threadpool(partial(render.page, template, status=status, **{**common, **facts}))
+
+    async def report(
+        self, form: str, *, dataset: str | None, since: datetime | None, until: datetime | None
+    ) -> Response:
+        """Return an audit report, which another process makes while it is sent."""
+        make = partial(self._report, self.request, self.actor)
+        return await run_in_threadpool(make, form=form, dataset=dataset, since=since, until=until)
 
     @staticmethod
     def redirect(path: str, **query: str) -> Response:

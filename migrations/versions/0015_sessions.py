@@ -1,4 +1,4 @@
-"""Keep who is signed in to the pages, and the links that sign in once."""
+"""Keep who is signed in to the pages, and the links that sign in once; find what is derived from a dataset."""
 
 from typing import Any
 
@@ -45,6 +45,7 @@ def upgrade() -> None:
     )
     op.create_index("sessions_of_principal", "sessions", ["tenant_id", "principal_id", "created_us"])
     op.create_index("sessions_ending", "sessions", ["tenant_id", "expires_us"])
+    op.create_index("lineage_of_ancestor", "lineage", ["tenant_id", "ancestor_id"])
     if op.get_bind().dialect.name == "postgresql":
         op.execute("ALTER TABLE sessions ENABLE ROW LEVEL SECURITY")
         op.execute("ALTER TABLE sessions FORCE ROW LEVEL SECURITY")

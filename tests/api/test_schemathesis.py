@@ -45,6 +45,8 @@ BEYOND_A_SCHEMA = {
     "GET /v1/datasets/{name}/history": "a cursor is one that was given",
     "GET /v1/datasets/{name}/balance": "a time or an entry is given, which is there",
     "GET /v1/datasets/{name}/spending": "a label is named if and only if it groups; partitions are there",
+    "GET /v1/datasets/{name}/burndown": "partitions and projects are there; a period has at most 400 points",
+    "GET /v1/overview": "a cursor is one that was given",
     "GET /v1/entries": "a cursor is one that was given",
     "GET /v1/consistency": "entries are those that there are",
     "GET /v1/datasets/{name}/consistency": "entries are those that there are",

@@ -169,6 +169,16 @@ def test_what_a_dataset_was_and_how_long_it_lasts(terminal: Terminal) -> None:
         table = terminal(f"dataset spending counts --by {by}").out
         assert re.search(rf"{name} +1 +4\.00", table), table
         assert re.search(r"together +1 +4\.00", table)
+    burndown = terminal("dataset burndown counts").out
+    assert re.search(r"\d{4}-\d\d-\d\d +4\.00 +0\.00 +96\.00 +1 +0\n", burndown), burndown
+    monthly = terminal("dataset burndown counts --by month --json").json
+    assert [(point["approvals"], point["refusals"]) for point in monthly["points"]] == [(1, 0)]
+    assert "partition:" in terminal("dataset burndown counts --partition a").err
+    overview = terminal("overview").out
+    assert re.search(r"counts +frozen +4\.00 +96\.00", overview), overview
+    assert "empty" in overview
+    assert "0 overdue runs, 0 proposals" in overview
+    assert [item["name"] for item in terminal("overview --json --limit 1").json["items"]] == ["counts"]
     everything = terminal("forecast --all")
     assert re.search(r"counts .*too few runs", everything.out), everything.err
     assert "empty" in everything.out

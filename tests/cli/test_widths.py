@@ -32,6 +32,7 @@ LISTS: Final = (
     "request parts --type gaussian --noise-multiplier 0.01",
     "void --label sweep=x --reason over --yes",
     "advisories",
+    *("overview", "dataset burndown mnist", "dataset burndown parts --by month"),
 )
 CHANGING: Final = ("batch", "request", "void")
 NUMBER: Final = re.compile(r"(?<![0-9a-f-])[0-9][0-9.,]{4,}(?:e[-+]?[0-9]+)?")

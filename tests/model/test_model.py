@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import random
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 
 from ledger.operate.check import check_journals
 from ledger.settings import Settings
+from tests.kit.days import count_some
 from tests.kit.driver import Ledger
 from tests.model.compare import left
 from tests.model.draws import derived, gaussian
@@ -76,12 +78,14 @@ def test_the_ledger_follows_the_model(ledger: Ledger, database: Settings, tries:
     """
     counts: Counter[str] = Counter()
     operator = ledger.with_key(ledger.operator_key)
+    rng = random.Random(SEED)
     seed = SEED if database.is_sqlite else SEED + 10_000
     for number in range(tries(1_000, 25_000) // STEPS_OF_TENANT):
         made = operator.post("/v1/tenants", {"name": f"tenant-{number}"})
         walk = Walk(ledger.with_key(made.json()["key"]["secret"]), f"tenant-{number}", seed + number, counts)
         for _ in range(2):
             walk.run_steps(STEPS_OF_TENANT // 2)
+            count_some(database, rng, passes=2, entries_max=200)
         walk.ask_all_again()
         counts["receipts that permit what nobody charged"] += walk.receipts.permit_more
     assert [result for result in check_journals(database) if result["error"] is not None] == []

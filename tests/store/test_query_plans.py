@@ -7,6 +7,7 @@ of its plan that reads a large table must go along an index by more than the ten
 
 from __future__ import annotations
 
+import random
 import re
 import sqlite3
 import uuid
@@ -23,6 +24,7 @@ from ledger.store import proposals, runs
 from tests.kit import databases as kit
 from tests.kit.accountant import DPSGD
 from tests.kit.databases import Databases
+from tests.kit.days import count_some
 from tests.kit.driver import MNIST, WEAK, Ledger
 from tests.kit.scene import REASON, ok
 from tests.kit.trials import trials
@@ -30,7 +32,7 @@ from tests.kit.trials import trials
 MANY = 20_000
 MANY_SQLITE = trials(2_000, MANY)
 """SQLite counts no rows for a plan before it is told to."""
-LARGE = frozenset({"runs", "places", "entries", "claims", "alerts", "certificates"})
+LARGE = frozenset({"runs", "places", "entries", "claims", "alerts", "certificates", "days"})
 
 
 @contextmanager
@@ -97,6 +99,9 @@ def _everything(admin: Ledger, name: str) -> None:
             f"/v1/datasets/{name}/history",
             f"/v1/datasets/{name}/balance?at=2100-01-01",
             f"/v1/datasets/{name}/spending?by=person",
+            f"/v1/datasets/{name}/burndown",
+            f"/v1/datasets/{name}.parts/burndown?by=month&partition=a",
+            "/v1/overview",
         ),
         *(f"/v1/datasets/{name}.parts/balance?seq=1", f"/v1/datasets/{name}.parts/spending?by=month&partition=a"),
         *("/v1/runs?label=sweep%3D7&purpose=x&mechanism=gaussian", "/v1/runs?person=admin", f"/v1/runs/{run[:13]}"),
@@ -105,6 +110,7 @@ def _everything(admin: Ledger, name: str) -> None:
     ):
         ok(admin.request("GET", path))
     ok(limited.get("/v1/runs"))
+    ok(limited.get("/v1/overview"))
     ok(limited.get("/v1/runs?state=held&purpose=x"))
     assert limited.get("/v1/runs/00000000").status_code == 404
     assert admin.delete("/v1/keys/00000000").status_code == 404
@@ -125,7 +131,7 @@ def _copies(template: Mapping[str, Any], number: int) -> dict[str, Any]:
         row["key"] = f"copy {number}"
     if "digest" in row and "body" in row:
         row["digest"] = fresh.bytes * 2
-    for column in ("created_us", "at_us"):
+    for column in ("created_us", "at_us", "day"):
         if column in row:
             row[column] += number
     return row
@@ -143,6 +149,7 @@ NEWEST = {
     "claims": "SELECT * FROM claims LIMIT 1",
     "alerts": "SELECT * FROM alerts LIMIT 1",
     "certificates": "SELECT * FROM certificates LIMIT 1",
+    "days": "SELECT * FROM days WHERE project = '' AND partition = '' LIMIT 1",
 }
 """What is copied, so that each large table is."""
 
@@ -224,9 +231,11 @@ def test_no_statement_reads_more_the_longer_a_journal_is(
         admin = stack.enter_context(Ledger.open(settings.model_copy(update={"watch_seconds": 3600})))
         ok(admin.post("/v1/alerting/test"))
         _everything(admin, "before")
+        count_some(settings, random.Random(0), passes=1, entries_max=10_000)
         _fill(databases, settings)
         with _statements() as sent:
             _everything(admin, "after")
+            count_some(settings, random.Random(0), passes=2, entries_max=10)
         assert len(sent) > 50
         faults = _faults(settings, sent)
         assert not faults, "\n\n".join(f"{statement}\n  {steps}" for statement, steps in faults.items())

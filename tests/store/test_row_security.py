@@ -237,6 +237,8 @@ def test_a_tenant_changes_and_removes_no_rows_of_another(site: Site) -> None:
         "alerts",
         "progress",
         "sessions",
+        "tallies",
+        "days",
     }
     assert removed == {"claims", "certificates", "alerts", "sessions"}
 

@@ -144,8 +144,8 @@ class Datasets(Calls[Answer], Lists[Answers]):
 
         since, until: times as for `balance_at`; default: the last 90 points.
 
-        >>> [point["balance"]["limit"]["mu"] for point in ledger.burndown("clicks", by="month")["points"]]
-        [0.8]
+        >>> [(point["approvals"], point["refusals"]) for point in ledger.burndown("mnist", by="month")["points"]]
+        [(7, 0)]
         """
         times = {"since": moment(since, field="since"), "until": moment(until, field="until")}
         return self._send(get("datasets", name, "burndown", by=by, partition=partition, project=project, **times))

@@ -2,29 +2,32 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timedelta
+from functools import partial
 from typing import Final
 
 from starlette.responses import Response
 
-from ledger.service.shapes.datasets import DatasetShown
+from ledger.core.amounts import microseconds
+from ledger.service.run_filters import Filters
 from ledger.ui.view import View
 
 DATASETS_SHOWN: Final = 50
+ITEMS_SHOWN: Final = 5
 
 
 async def show(view: View) -> Response:
-    """Show the datasets that the actor sees."""
-    cursor = view.query("cursor")
-    page = await view.run(view.services.datasets.page, view.actor, limit=DATASETS_SHOWN, cursor=cursor)
+    """Show the datasets that the actor sees, the fullest first, and what is new."""
+    services, actor, cursor = view.services, view.actor, view.query("cursor")
+    overview = await view.run(services.overview.page, actor, limit=DATASETS_SHOWN, cursor=cursor)
+    since_us = microseconds(datetime.fromisoformat(overview["at"]) - timedelta(days=overview["days"]))
+    runs = partial(services.runs.page, actor, limit=ITEMS_SHOWN, cursor=None)
+    alerts = partial(services.alerts.page, actor, kind=None, dataset=None, state=None, limit=ITEMS_SHOWN, cursor=None)
     return await view.page(
-        "overview.html", datasets=sorted(page["items"], key=_fullness, reverse=True), next=page["next"], cursor=cursor
+        "overview.html",
+        overview=overview,
+        cursor=cursor,
+        refused=await view.run(runs, Filters(state="refused", since_us=since_us)),
+        late=await view.run(runs, Filters(is_overdue=True)),
+        news=await view.run(alerts),
     )
-
-
-def _fullness(dataset: DatasetShown) -> tuple[float, str]:
-    """Return what is spent and held of a dataset, in percent of the quantity that is fuller."""
-    percents = dataset.get("percent")
-    if percents is None:
-        return -1.0, dataset["name"]
-    left = [value for value in (percents["remaining"], percents["remaining_of_delta"]) if value is not None]
-    return (100 - min(left) if left else 0.0), dataset["name"]

@@ -53,5 +53,33 @@
     }
   };
 
-  document.addEventListener("DOMContentLoaded", () => { themes(); times(); copies(); });
+  // A form of this kind answers while somebody writes. The page comes as a document, so no text becomes markup here.
+  const live = () => {
+    for (const form of document.querySelectorAll("form[data-live]")) {
+      let waiting = 0;
+      let asked = 0;
+      const ask = () => {
+        const number = ++asked;
+        const address = `${form.action}?${new URLSearchParams(new FormData(form))}`;
+        const request = new XMLHttpRequest();
+        request.open("GET", address);
+        request.responseType = "document";
+        request.addEventListener("load", () => {
+          const found = request.response?.getElementById(form.dataset.live);
+          if (number !== asked || !found) return;
+          document.getElementById(form.dataset.live).replaceChildren(...document.importNode(found, true).childNodes);
+          history.replaceState(null, "", address);
+          times();
+          copies();
+        });
+        request.send();
+      };
+      form.addEventListener("input", () => { clearTimeout(waiting); waiting = setTimeout(ask, 300); });
+      for (const choice of form.querySelectorAll("[data-reload]")) {
+        choice.addEventListener("change", () => { clearTimeout(waiting); form.requestSubmit(); });
+      }
+    }
+  };
+
+  document.addEventListener("DOMContentLoaded", () => { themes(); times(); copies(); live(); });
 })();
