@@ -31,7 +31,7 @@ async def show(view: View) -> Response:
     except LedgerError as problem:
         error = problem.detail
     names = await view.run(view.services.datasets.page, view.actor, limit=DATASETS_LISTED, cursor=None)
-    period = {key: value for key, value in (("from", since), ("to", until)) if value}
+    period = {key: value for key, value in (("dataset", name), ("from", since), ("to", until)) if value}
     return await view.page(
         "report.html",
         names=[one["name"] for one in names["items"]],
