@@ -66,7 +66,7 @@ def _environment() -> Environment:
         plural=plural,
         pretty=pretty,
     )
-    environment.globals.update(static=static.URLS, menu=MENU, may=roles.may, charts=charts, none=NONE)
+    environment.globals.update(static=static.URLS, menu=MENU, may=roles.may, charts=charts, nothing=NONE)
     return environment
 
 
