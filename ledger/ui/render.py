@@ -47,7 +47,6 @@ def _environment() -> Environment:
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=True,
-        finalize=_or_dash,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -68,11 +67,6 @@ def _environment() -> Environment:
     )
     environment.globals.update(static=static.URLS, menu=MENU, may=roles.may, charts=charts, nothing=NONE)
     return environment
-
-
-def _or_dash(value: Any) -> Any:
-    """Return what stands in a page for a value: in Jinja, `none` is None whatever is called so."""
-    return NONE if value is None else value
 
 
 def number(value: Decimal | float | None, digits: int = 6) -> str:

@@ -57,7 +57,7 @@ def _period(view: View, name: str, since_us: int | None, until_us: int | None) -
     counted = shown["points"]
     return {
         "by": shown["by"],
-        "points": counted,
+        "points": [one for one in counted if one in counted[-1:] or one["approvals"] or one["refusals"]],
         "before": None if since_us is None else _balance(view, name, since_us),
         "after": None if until_us is None else _balance(view, name, until_us),
         "last": counted[-1] if counted else None,
