@@ -94,7 +94,8 @@ lock: $(UV_VENV)/made ## Pin every package again in the lock files
 	$(LOCK) --group training --no-deps --output-file requirements-training.lock
 	$(LOCK) --group audit --output-file .ci/audit.lock
 	for stack in $(wildcard tests/integrations/*/requirements.in); do \
-		$(LOCK) tests/integrations/requirements.in $$stack --output-file $${stack%.in}.lock || exit 1; done
+		apart=; if grep -q ^opacus $$stack; then apart="--override tests/integrations/torch-apart.txt"; fi; \
+		$(LOCK) $$apart tests/integrations/requirements.in $$stack --output-file $${stack%.in}.lock || exit 1; done
 
 .PHONY: clean
 clean: ## Remove the environment, caches and builds; ledgers stay
