@@ -52,6 +52,7 @@ ONLY_IN: dict[str, set[str]] = {
         *(f"client.opacus.{name}" for name in ("accountant", "checks", "evidence", "trainers", "training", "watch")),
     },
     "torch": {
+        "client.fastdp",
         "client.transformers",
         *(f"client.opacus.{name}" for name in ("checks", "evidence", "trainers", "training", "watch")),
     },
