@@ -95,7 +95,8 @@ lock: $(UV_VENV)/made ## Pin every package again in the lock files
 	$(LOCK) --group audit --output-file .ci/audit.lock
 	for stack in $(wildcard tests/integrations/*/requirements.in); do \
 		LOCK_PYTHON=$$(cat $${stack%requirements.in}python-version 2>/dev/null); \
-		$(LOCK) tests/integrations/requirements.in $$stack --output-file $${stack%.in}.lock || exit 1; done
+		apart=; if grep -q ^opacus $$stack; then apart="--override tests/integrations/torch-apart.txt"; fi; \
+		$(LOCK) $$apart tests/integrations/requirements.in $$stack --output-file $${stack%.in}.lock || exit 1; done
 
 .PHONY: clean
 clean: ## Remove the environment, caches and builds; ledgers stay

@@ -51,8 +51,11 @@ def test_what_is_asked_is_what_is_executed(opacus_client: Client, executed: Exec
     """Goal: 1,797 records in batches of 64 are 29 draws an epoch at 1/29, not 28.08 at 64/1,797."""
     made = make(opacus_client, epochs=3, purpose="a baseline")
     assert sum(made.epoch() for _ in range(3)) == 87
-    with pytest.raises(PlanExceeded, match="Step 88"):
+    with pytest.raises(PlanExceeded, match="Step 88") as beyond:
         made.epoch()
+    # `attach` refuses allow_overrun, so it is no way out here.
+    assert "attach another training" in str(beyond.value)
+    assert "allow_overrun" not in str(beyond.value)
     made.training.finish()
     info = opacus_client.run_info(made.training.run.id)
     asked = info["request"]["mechanism"]

@@ -420,6 +420,64 @@ def test_a_second_model(made: Made, opacus_client: Client) -> None:
         attach(made.engine, dataset="digits", epochs=1, ledger=opacus_client)
 
 
+class Parts(torch.nn.Module):
+    """Sees each image as so many rows."""
+
+    def __init__(self, rows: int) -> None:
+        super().__init__()
+        self.rows, self.layer = rows, torch.nn.Linear(64 // rows, 10)
+
+    def forward(self, images: Any) -> Any:
+        """Return the mean of the rows' logits for each image."""
+        rows = self.layer(images.reshape(-1, 64 // self.rows))
+        return rows.reshape(-1, self.rows, 10).mean(1)
+
+
+@pytest.mark.parametrize("parts", [None, 50])
+def test_records_that_become_rows(opacus_client: Client, executed: Executed, parts: int | None) -> None:
+    """Each row is clipped by itself, so a record that the model sees as two moves the sum by two clip norms: refused,
+    or asked for with half of the noise. Method: the rows that Opacus clips, with and without splitting for memory."""
+
+    def trained(made: Made) -> int:
+        if parts is None:
+            return made.epoch()
+        with BatchMemoryManager(
+            data_loader=made.loader, max_physical_batch_size=parts, optimizer=made.optimizer
+        ) as pieces:
+            return made.epoch(pieces)
+
+    made = make(opacus_client, module=Parts(2), batch_size=300)
+    with pytest.raises(NotCovered, match=r"gradients of \d+ rows, and \d+ records were drawn"):
+        trained(made)
+    made.training.finish()
+    assert not executed.noises
+    made = make(opacus_client, module=Parts(2), batch_size=300, rows_per_record=2)
+    trained(made)
+    made.training.finish()
+    assert {std for std, _ in executed.noises} == {2.0}
+    asked = opacus_client.run_info(made.training.run.id)["request"]["mechanism"]
+    assert (asked["noise_multiplier"], asked["steps"], made.training.noised) == (1.0, 6, 6)
+    three = make(opacus_client, module=Parts(1), rows_per_record=3, private={"noise_multiplier": 1.0})
+    noise = opacus_client.run_info(three.training.run.id)["request"]["mechanism"]["noise_multiplier"]
+    three.training.finish()
+    assert 0 < 1 / 3 - noise < 1e-11
+
+
+def test_rows_that_join_records(opacus_client: Client, executed: Executed) -> None:
+    """A row that several records share is no record's: what packing does."""
+
+    def packed(records: list[Any]) -> Any:
+        images, labels = torch.stack([one for one, _ in records]), torch.tensor([label for _, label in records])
+        half = len(records) // 2
+        return images[:half] + images[half : 2 * half], labels[:half]
+
+    made = make(opacus_client, source=DataLoader(DIGITS, batch_size=300, shuffle=True, collate_fn=packed))
+    with pytest.raises(NotCovered, match="shares a row with others"):
+        made.epoch()
+    made.training.finish()
+    assert not executed.noises
+
+
 def test_secure_mode_keeps_its_generator(opacus_client: Client, executed: Executed) -> None:
     """The generator of secure_mode is not replaced. Its noise is four draws of half the weight: checked by the sum."""
     engine = PrivacyEngine(accountant="rdp")

@@ -24,6 +24,8 @@ from ledger.settings import Settings
 from tests.kit.driver import environment, first_keys, serve_command
 
 ROOT: Final = Path(__file__).resolve().parent.parent.parent
+TORCH: Final = ROOT / ".ci" / "torch.lock"
+"""PyTorch without CUDA, which is in no lock file of a stack: torch-apart.txt."""
 STACKS: Final = tuple(sorted(lock.parent.name for lock in Path(__file__).parent.glob("*/requirements.lock")))
 SECONDS_MAX: Final = 1200
 """How long one stack may install, and how long it may test."""
@@ -75,7 +77,9 @@ def installed(stack: str) -> Path | None:
     """Return the Python of a stack's environment, made anew if its lock file changed; None if it cannot be made."""
     lock, folder = Path(__file__).parent / stack / "requirements.lock", ROOT / "build" / "integrations" / stack
     python, stamp = folder / "bin" / "python", folder / "installed.lock"
-    if stamp.is_file() and stamp.read_bytes() == lock.read_bytes():
+    locks = [lock, TORCH] if "\nopacus==" in lock.read_text(encoding="utf-8") else [lock]
+    pinned = b"".join(one.read_bytes() for one in locks)
+    if stamp.is_file() and stamp.read_bytes() == pinned:
         return python
     base = base_python(stack)
     if base is None:
@@ -93,11 +97,12 @@ def installed(stack: str) -> Path | None:
         "--require-hashes",
     ]
     try:
-        subprocess.run([*pip, "--requirement", lock], check=True, timeout=SECONDS_MAX)
+        given = [part for one in locks for part in ("--requirement", one)]
+        subprocess.run([*pip, *given], check=True, timeout=SECONDS_MAX)
     except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
         print(f"{stack}: {error}", file=sys.stderr)
         return None
-    stamp.write_bytes(lock.read_bytes())
+    stamp.write_bytes(pinned)
     print(f"installed {stack} in {time.monotonic() - begun:.0f} s", flush=True)
     return python
 

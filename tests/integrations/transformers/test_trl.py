@@ -64,7 +64,7 @@ def tuning(folder: Path, *, loss: Any = mean_of_records, **options: Any) -> Any:
 
 def preferring(folder: Path, kind: type[Any] = DPOTrainer, config: type[Any] = DPOConfig, **options: Any) -> Any:
     """Preference training of an adapter, with batches of 20 of 60 pairs."""
-    pairs = [{"prompt": "w1 w2", "chosen": f" {text}", "rejected": " w3 w4 w5"} for text in TEXTS]
+    pairs: list[dict[str, Any]] = [{"prompt": "w1 w2", "chosen": f" {text}", "rejected": " w3 w4 w5"} for text in TEXTS]
     if kind is KTOTrainer:
         pairs = [{"prompt": "w1 w2", "completion": f" {text}", "label": len(text) % 2 == 0} for text in TEXTS]
     given: dict[str, Any] = {**arguments(folder), **COMMON, **options}
