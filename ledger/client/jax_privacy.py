@@ -335,7 +335,7 @@ class Training(Attached):
 def _watched_sampler(sampler: Any, training: Training) -> Any:
     """Return a sampler of the same class and fields whose batches are counted."""
 
-    def batch_iterator(_self: Any, num_examples: int, rng: Any = None) -> Iterator[Any]:  # noqa: ARG001 (see batches)
+    def batch_iterator(_self: Any, num_examples: int, *_rng: Any, **_given: Any) -> Iterator[Any]:
         return training.batches(sampler, num_examples)
 
     watched = type(f"Watched{type(sampler).__name__}", (type(sampler),), {"batch_iterator": batch_iterator})
