@@ -404,12 +404,13 @@ def _built(config: Any) -> tuple[Any, float, Any]:
     """Return the plan of a config, the standard deviation that its privatizer got, and what makes such a privatizer
     with a new key of the operating system."""
     module = importlib.import_module(PLANS)
-    addition = module.noise_addition
+    addition, kind = module.noise_addition, importlib.import_module("numpy").dtype(config.dtype).type
     original, seen = addition.matrix_factorization_privatizer, []
 
     @functools.wraps(original)
     def recorded(noising_matrix: Any, **given: Any) -> Any:
-        seen.append(float(given["stddev"]))
+        stddev = float(given["stddev"])
+        seen.append(min(stddev, float(kind(stddev))))  # as it is multiplied with the noise
         made.append(lambda: original(noising_matrix, **{**given, "prng_key": _key()}))
         return made[-1]()
 
