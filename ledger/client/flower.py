@@ -2,7 +2,7 @@
 
     from ledger.client.flower import BudgetedStrategy
 
-    strategy = DifferentialPrivacyServerSideFixedClipping(FedAvg(fraction_train=0.1), 1.0, 0.5, 10)
+    strategy = DifferentialPrivacyServerSideFixedClipping(FedAvg(fraction_train=0.2), 3.0, 0.5, 20)
     strategy = BudgetedStrategy(strategy, dataset="phones", population=100)  # the one line
     result = strategy.start(grid, initial_arrays, num_rounds=50)
 

@@ -335,7 +335,7 @@ class Training(Attached):
 def _watched_sampler(sampler: Any, training: Training) -> Any:
     """Return a sampler of the same class and fields whose batches are counted."""
 
-    def batch_iterator(_self: Any, num_examples: int, rng: Any = None) -> Iterator[Any]:  # noqa: ARG001 (see batches)
+    def batch_iterator(_self: Any, num_examples: int, *_rng: Any, **_given: Any) -> Iterator[Any]:
         return training.batches(sampler, num_examples)
 
     watched = type(f"Watched{type(sampler).__name__}", (type(sampler),), {"batch_iterator": batch_iterator})
@@ -404,12 +404,13 @@ def _built(config: Any) -> tuple[Any, float, Any]:
     """Return the plan of a config, the standard deviation that its privatizer got, and what makes such a privatizer
     with a new key of the operating system."""
     module = importlib.import_module(PLANS)
-    addition = module.noise_addition
+    addition, kind = module.noise_addition, importlib.import_module("numpy").dtype(config.dtype).type
     original, seen = addition.matrix_factorization_privatizer, []
 
     @functools.wraps(original)
     def recorded(noising_matrix: Any, **given: Any) -> Any:
-        seen.append(float(given["stddev"]))
+        stddev = float(given["stddev"])
+        seen.append(min(stddev, float(kind(stddev))))  # as it is multiplied with the noise
         made.append(lambda: original(noising_matrix, **{**given, "prng_key": _key()}))
         return made[-1]()
 

@@ -4,7 +4,7 @@
 
     job.to_server(
         BudgetedFedAvg(
-            num_clients=20, num_rounds=50, dataset="hospitals", noise_multiplier=1.0, clipping_norm=0.5, population=100
+            num_clients=20, num_rounds=50, dataset="hospitals", noise_multiplier=3.0, clipping_norm=0.5, population=100
         )
     )
 

@@ -34,6 +34,7 @@ from sklearn.datasets import load_digits
 from ledger.client import BudgetExceeded, Ledger, PlanExceeded
 from ledger.client.flower import BudgetedStrategy, NotCovered
 from ledger.client.mechanisms import declared
+from tests.integrations.pages import executed
 
 PIXELS, LABELS = load_digits(return_X_y=True)
 PIXELS = (PIXELS / 16).astype(np.float32)
@@ -421,3 +422,17 @@ def test_published_metrics(ledger: Ledger) -> None:
     assert result.evaluate_metrics_clientapp[1]["accuracy"] == pytest.approx(0.5)
     evidence = ledger.run_info(strategy.training.run.id)["settled"]["evidence"]["flower"]
     assert "metrics of clients are not personal" in evidence["assumed"]
+
+
+def test_the_page(ledger: Ledger) -> None:
+    """Goal: the ServerApp of the page trains with the one line that is added."""
+    saved: list[ArrayRecord] = []
+    dataset = registered(ledger)
+    names = executed("flower.md", dataset=dataset, name="phones", given={"first_model": initial, "save": saved.append})
+    grid = LocalGrid()
+    grid.nodes = list(range(101, 201))
+    names["main"](grid, None)
+    assert len(grid.sent) == 30
+    assert len(saved) == 1
+    (run,) = ledger.runs(dataset=dataset)
+    assert run["state"] == "settled"

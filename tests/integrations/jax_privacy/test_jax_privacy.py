@@ -25,6 +25,7 @@ from ledger.client import BudgetExceeded, Ledger
 from ledger.client.dp_events import from_dp_event
 from ledger.client.jax_privacy import NotCovered, Training, attach
 from ledger.client.mechanisms import declared
+from tests.integrations.pages import executed
 
 PIXELS, LABELS = load_digits(return_X_y=True)
 PIXELS, LABELS = np.asarray(PIXELS / 16, dtype=np.float32), np.asarray(LABELS)
@@ -515,6 +516,15 @@ def stop(number: int, last: int) -> None:
     """Leave a loop as an error does."""
     if number == last:
         raise StopAsyncIteration
+
+
+def test_the_page(ledger: Ledger, seen: SimpleNamespace) -> None:
+    """Goal: the script of the page asks with three lines, trains, and is settled."""
+    names = executed("jax-privacy-training.md", lines=3, dataset=registered(ledger, "zero_out"))
+    training = names["training"]
+    assert isinstance(training, Training)
+    assert len(seen.sizes) == len(seen.noises) == training.run.steps == 60
+    assert ledger.run_info(training.run.id)["state"] == "settled"
 
 
 def test_only_the_known_version(monkeypatch: pytest.MonkeyPatch) -> None:

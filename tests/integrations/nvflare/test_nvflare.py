@@ -23,6 +23,8 @@ from nvflare.app_common.widgets.intime_model_selector import IntimeModelSelector
 
 from ledger.client import Ledger, PlanExceeded
 from ledger.client.nvflare import BudgetedFedAvg, NotCovered
+from tests.integrations.nvflare.digits_executor import Digits
+from tests.integrations.pages import executed
 
 NOISE, CLIP = 1.5, 0.8
 JOB = Path(__file__).parent / "job.py"
@@ -242,3 +244,15 @@ def test_what_the_filters_of_nvflare_cost() -> None:
         assert filtered is not None
         outputs.append(filtered.data["w"])
     assert np.array_equal(*outputs)
+
+
+def test_the_page(tmp_path: Path) -> None:
+    """Goal: the job of the page can be made, and NVFlare writes the controller with its arguments into it."""
+    given = {"first_model": np.zeros((64, 10)).tolist, "my_executor": Digits()}
+    names = executed("nvflare.md", dataset="hospitals", name="hospitals", given=given)
+    names["job"].export_job(str(tmp_path))
+    (file,) = tmp_path.rglob("config_fed_server.json")
+    (workflow,) = json.loads(file.read_text())["workflows"]
+    assert workflow["path"] == "ledger.client.nvflare.BudgetedFedAvg"
+    assert workflow["args"]["noise_multiplier"] == 3.0
+    assert (workflow["args"]["population"], workflow["args"]["num_rounds"]) == (100, 50)

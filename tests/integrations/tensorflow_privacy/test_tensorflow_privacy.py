@@ -18,6 +18,7 @@ from tensorflow_privacy.privacy.dp_query import gaussian_query
 from ledger.client import BudgetExceeded, Ledger
 from ledger.client.mechanisms import declared
 from ledger.client.tensorflow_privacy import NotCovered, Training, attach
+from tests.integrations.pages import executed
 
 PIXELS, LABELS = load_digits(return_X_y=True)
 PIXELS = (PIXELS / 16).astype(np.float32)
@@ -223,3 +224,11 @@ def test_refused_models(ledger: Ledger) -> None:
     training.finish()
     with pytest.raises(NotCovered, match="settled"):
         training.fit(model_of(optimizer), PIXELS, LABELS)
+
+
+def test_the_page(ledger: Ledger) -> None:
+    """Goal: the script of the page asks with three lines, trains, and is settled."""
+    training = executed("tensorflow-privacy.md", lines=3, dataset=registered(ledger))["training"]
+    assert isinstance(training, Training)
+    assert training.noised == training.run.steps == 60
+    assert ledger.run_info(training.run.id)["state"] == "settled"
