@@ -157,7 +157,7 @@ class Keeper:
             self._compare(journal, found.kept)
             if journal[1] is not None and found.stored is not None:
                 with self._store.reading(journal[0]) as reading:
-                    derived = reading.datasets.derived_from(journal[1])
+                    derived = reading.datasets.ids_derived_from(journal[1])
                 for dataset_id in derived:
                     self._known.block((journal[0], dataset_id), because_of=journal)
 

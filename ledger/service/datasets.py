@@ -94,7 +94,7 @@ class Datasets:
         """Return the names of the datasets that are derived from one, of those that the actor sees. Raises NotFound."""
         with self._store.reading(actor.tenant_id) as reading:
             dataset = find_dataset(reading, actor, name)
-            return reading.datasets.derived_from(dataset.id, only=actor.datasets, limit=limit)
+            return reading.datasets.names_derived_from(dataset.id, only=actor.datasets, limit=limit)
 
     def partitions(self, actor: Actor, name: str, *, limit: int, cursor: str | None) -> PartitionPage:
         """Return a dataset's partitions, by name. Raises NotFound."""

@@ -93,8 +93,8 @@ class DatasetReader(Repository):
         row = self.connection.execute(select(datasets.c.seq, datasets.c.head).where(*mine)).one_or_none()
         return None if row is None else (row.seq, bytes(row.head))
 
-    def derived_from(self, dataset_id: UUID) -> set[UUID]:
-        """Return the datasets that are derived from this one, directly or through others."""
+    def ids_derived_from(self, dataset_id: UUID) -> set[UUID]:
+        """Return the ids of the datasets that are derived from this one, directly or through others."""
         query = select(lineage.c.dataset_id).where(
             lineage.c.tenant_id == self.tenant_id, lineage.c.ancestor_id == dataset_id
         )
@@ -130,7 +130,7 @@ class DatasetReader(Repository):
         lines = self._lineage([row.id for row in rows])
         return [dataset_of(row, lines.get(row.id, ())) for row in rows]
 
-    def derived_from(self, dataset_id: UUID, *, only: frozenset[str] | None, limit: int) -> list[str]:
+    def names_derived_from(self, dataset_id: UUID, *, only: frozenset[str] | None, limit: int) -> list[str]:
         """Return the names of datasets that are derived from this one, directly or through others, in order. only:
         among these names."""
         query = (
