@@ -22,10 +22,11 @@ from typing import Any, Final
 
 import torch
 
+from ledger.client.attached import NotCovered
 from ledger.client.calls import get
 from ledger.client.ledgers import Ledger
 from ledger.client.mechanisms import DPSGD
-from ledger.client.opacus.checks import NotCovered, demand_loader
+from ledger.client.opacus.checks import demand_loader
 from ledger.client.opacus.training import IF_EXCEEDED, demand_options, named
 from ledger.client.runs import Run
 

@@ -95,9 +95,7 @@ class Piped:
         return code
 
 
-def _begin(
-    command: Sequence[str], folder: Path, env: Mapping[str, str], files: Mapping[int, int]
-) -> ForkServerProcess:
+def _begin(command: Sequence[str], folder: Path, env: Mapping[str, str], files: Mapping[int, int]) -> ForkServerProcess:
     """files: by the descriptor that the process will have, the one that this process has."""
     given = {standard: DupFd(descriptor) for standard, descriptor in files.items()}
     process = _context().Process(target=_become, args=(list(command), str(folder), dict(env), given))

@@ -35,7 +35,7 @@ def _quiet() -> None:
     warnings.simplefilter("ignore")
 
 
-class Counted(GaussianNB):  # type: ignore[misc]
+class Counted(GaussianNB):
     """diffprivlib's classifier, which counts every fit of every clone: the independent count."""
 
     fits: ClassVar[Counter[float]] = Counter()
