@@ -15,7 +15,8 @@ BASE = {
     "annotated-doc", "anyio", "certifi", "filelock", "h11", "httpcore", "httpx", "idna", "markdown-it-py", "mdurl",
     "colorama", "platformdirs", "pygments", "rich", "shellingham", "typer", "typing-extensions",
 }  # fmt: skip
-"""33 MB with bytecode, 17 MB without, together with this package; colorama on Windows only. Each more is installed beside every training job."""
+"""33 MB with bytecode, 17 MB without, together with this package; colorama on Windows only. Each more is
+installed beside every training job."""
 
 
 def brought(lock: str, declared: set[str]) -> set[str]:
