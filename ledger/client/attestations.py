@@ -14,12 +14,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Final, TypeVar
 
 from ledger.client.mechanisms import AnyMechanism
 from ledger.client.models import Model, stated_models
-from ledger.client.receipts import is_tenant, mechanism_digest, trusted_keys
+from ledger.client.receipts import (
+    ReceiptRejected,
+    is_tenant,
+    mechanism_digest,
+    receipt_digest,
+    trusted_keys,
+    verify_receipt,
+)
 from ledger.errors import LedgerError
 
 STATEMENT: Final = "https://in-toto.io/Statement/v1"
@@ -117,6 +124,7 @@ def verify_attestation(
     run: str | None = None,
     datasets: str | Sequence[str] = (),
     mechanism: AnyMechanism | None = None,
+    receipt: str | None = None,
 ) -> Attestation:
     """Verify an attestation, and return its contents. Raises a subclass of AttestationRejected that names the reason.
 
@@ -126,7 +134,8 @@ def verify_attestation(
 
     models: files or folders, or mappings `{"name", "sha256", "size"}`. Each must be among the files that the run
     produced. Files are compared by their bytes, whatever their names are. tenant: its id or name. run: its id.
-    datasets: names; the run must be charged to each of them. mechanism: as requested.
+    datasets: names; the run must be charged to each of them. mechanism: as requested. receipt: of the run's
+    start, renewed or not, with which the job began; its time may be over.
 
     Raises Misconfigured if PyJWT or cryptography is missing, and InvalidRequest if `jwks` is not a JWK set or a file
     cannot be read.
@@ -145,9 +154,36 @@ def verify_attestation(
             f"The attestation is of another mechanism, of type {verified.mechanism_type}.",
             digest=verified.mechanism_digest,
         )
+    if receipt is not None:
+        _demand_receipt(verified, receipt.strip(), jwks)
     for model in stated_models(models):
         _demand_model(verified, model)
     return verified
+
+
+def _demand_receipt(attestation: Attestation, receipt: str, jwks: Mapping[str, Any]) -> None:
+    """Raise AttestationOfAnother unless the receipt is one of the start of this run. A renewed one is of the same
+    start, and its time may be over."""
+    if receipt_digest(receipt) == attestation.receipt_sha256:
+        return
+    try:
+        began = verify_receipt(
+            receipt,
+            jwks=jwks,
+            tenant=attestation.tenant_id,
+            run=attestation.run,
+            now=datetime.min.replace(tzinfo=UTC),
+        )
+    except ReceiptRejected as error:
+        raise AttestationOfAnother(
+            f"The attestation is of run {attestation.run}, which did not start with this receipt. {error.detail}",
+            receipt=attestation.receipt_sha256,
+        ) from None
+    if began.mechanism_digest != attestation.mechanism_digest:
+        raise AttestationOfAnother(
+            f"The receipt is of another mechanism than the attestation, of type {began.mechanism_type}.",
+            digest=began.mechanism_digest,
+        )
 
 
 def _of_another(kind: str, actual: str, given: str) -> AttestationOfAnother:

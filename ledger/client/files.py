@@ -31,6 +31,8 @@ else:
 
 FILES_MAX: Final = 1_000
 """How many keys of ended runs are remembered. The oldest half is removed beyond that."""
+STEPS_MAX: Final = 10**12
+"""The most steps that a ledger takes."""
 
 
 class Files:
@@ -87,6 +89,11 @@ class Files:
             with suppress(OSError):
                 found.append((path.stat().st_mtime, f"{kind}/{path.name}"))
         return (name for _, name in sorted(found))
+
+    def put_last(self, name: str) -> None:
+        """Make a file the newest of its kind, if it is there."""
+        with suppress(OSError):
+            os.utime(self.folder / name)
 
     def lock(self, name: str, *, wait_seconds: float = 0) -> filelock.BaseFileLock | None:
         """Take a lock, and return it; None if another one has it. Raises OSError if the directory cannot lock."""
@@ -154,8 +161,8 @@ class Record:
         self._files, self._name, self._lock, self._run = files, f"runs/{run}.json", lock, run
         content = files.read(self._name)
         try:
-            self.steps = {str(name): int(steps) for name, steps in (content or {})["steps"].items()}
-            self.ends = [int(steps) for steps in (content or {})["ends"]]
+            self.steps = {str(name): _steps(steps) for name, steps in (content or {})["steps"].items()}
+            self.ends = [_steps(steps) for steps in (content or {})["ends"]]
             self.is_known = True
         except (KeyError, TypeError, ValueError, AttributeError):
             self.steps, self.ends, self.is_known = {}, [], False
@@ -186,6 +193,13 @@ class Record:
         if self._lock is not None:
             self._lock.release()  # type: ignore[attr-defined]
             self._lock = None
+
+
+def _steps(value: object) -> int:
+    """Return a number of steps. Raises ValueError for what no process wrote: then nothing is known of the run."""
+    if type(value) is not int or not 0 <= value <= STEPS_MAX:
+        raise ValueError(value)
+    return value
 
 
 def open_record(files: Files, run: str) -> Record | None:

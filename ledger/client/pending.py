@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from itertools import islice
 from typing import Any, Final
 
 from ledger.client.calls import Call, path
@@ -38,7 +37,8 @@ def _name(run: str) -> str:
 
 
 def send_kept(files: Files | None, server: Server, *, limit: int | None = AT_ONCE_MAX) -> Flow[dict[str, Any]]:
-    """Send the settlements that wait for this ledger, each once, until it does not answer.
+    """Send the settlements that wait for this ledger, each once, until it does not answer. limit: how many are tried;
+    those that fail are last the next time, so that the others have their turn.
 
     Return those that were sent, each `{"run", "outcome"}`, and the runs of those that wait: `{"sent", "waiting"}`.
     Nothing is raised.
@@ -46,7 +46,10 @@ def send_kept(files: Files | None, server: Server, *, limit: int | None = AT_ONC
     sent: list[dict[str, Any]] = []
     waiting: list[str] = []
     once, is_gone = replace(server, retries=0), False
-    for name in islice(() if files is None else files.names("pending"), limit):
+    tried = 0
+    for name in () if files is None else files.names("pending"):
+        if tried == limit:
+            break
         kept = None if files is None else files.read(name)
         if files is None or kept is None or kept.get("url") != server.url:
             continue
@@ -56,12 +59,15 @@ def send_kept(files: Files | None, server: Server, *, limit: int | None = AT_ONC
         if is_gone:
             waiting.append(kept["run"])
             continue
+        tried += 1
         try:
             outcome = yield from _send(kept["run"], kept["settlement"].encode(), once)
         except LedgerError as error:
             log.warning("The settlement of run %s still waits: %s", kept["run"], error)
             waiting.append(kept["run"])
             is_gone = error.code == "unreachable"
+            if not is_gone:
+                files.put_last(name)
             continue
         files.remove(name)
         log.warning("The settlement of run %s, which was kept on disk, was sent: %s", kept["run"], outcome)

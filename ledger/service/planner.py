@@ -320,6 +320,7 @@ def _answer(actor: Actor, seen: _Seen, charge: _Charge, delta: Decimal | None, i
     ]
     waiting = seen.waits_for(charge.amount if is_fit else None)
     would_fit = inverse.would_fit
+    would_wait = [field for field, solution in would_fit.items() if seen.waits_for(solution.amount)]
     return Planned(
         fits=is_fit,
         waits=bool(waiting),
@@ -337,7 +338,7 @@ def _answer(actor: Actor, seen: _Seen, charge: _Charge, delta: Decimal | None, i
         datasets=datasets,
         binding=binding,
         would_fit={field: _number(solution.value) for field, solution in would_fit.items()},
-        would_wait=[field for field, solution in would_fit.items() if seen.waits_for(solution.amount)],
+        would_wait=would_wait,
         solution=_solution(inverse.solution, seen, charge),
     )
 

@@ -116,6 +116,30 @@ def test_an_attestation_is_verified_without_a_server(offline: tuple[Any, Any, st
         verify_attestation(given, jwks={})
 
 
+def test_an_attestation_is_of_the_run_that_began_with_a_receipt(client: Client) -> None:
+    """Goal: the receipt with which a job began leads to what it produced, years later. Method: the receipts of the
+    start, renewed, of the approval, of another run, a changed one, and no receipt."""
+    asked = client.ask(datasets=["mnist"], mechanism=MECHANISM)
+    started = client.start(asked["id"])
+    renewed = client.receipt(asked["id"])["receipt"]
+    client.settle(asked["id"], models=[FILE])
+    other = client.start(client.ask(datasets=["mnist"], mechanism=MECHANISM)["id"])
+    given, keys = client.attestation(asked["id"]), client.jwks()
+    for receipt in (started["receipt"], renewed, f"{renewed}\n"):
+        assert verify_attestation(given, jwks=keys, receipt=receipt).run == asked["id"]
+    head, payload, signature = renewed.split(".")
+    forged = ".".join([head, payload, ("A" if signature[0] != "A" else "B") + signature[1:]])
+    for receipt, text in (
+        (asked["receipt"], "did not start with this receipt. .*approval"),
+        (other["receipt"], f"did not start with this receipt. .*{other['id']}"),
+        (forged, "did not start with this receipt"),
+    ):
+        with pytest.raises(AttestationOfAnother, match=text):
+            verify_attestation(given, jwks=keys, receipt=receipt)
+    with pytest.raises(InvalidRequest, match="receipt: is not three parts"):
+        verify_attestation(given, jwks=keys, receipt="x")
+
+
 def flipped(text: str) -> str:
     """Other base64 of as many bytes."""
     raw = bytearray(base64.b64decode(text))

@@ -454,3 +454,40 @@ def test_offline_nothing_is_approved(ledger: Ledger, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("LEDGER_OFFLINE", "perhaps")
     with pytest.raises(errors.Misconfigured, match="LEDGER_OFFLINE is 'perhaps'"):
         connect(ledger)
+
+
+@pytest.mark.parametrize("steps", [10**30, -5, 1.5, True, "7", None])
+def test_a_record_that_no_process_wrote_counts_as_unknown(
+    client: Client, caplog: pytest.LogCaptureFixture, steps: object
+) -> None:
+    """Goal: a damaged file neither charges too little nor keeps a run unsettled: the whole plan counts, with a warning.
+    Method: numbers that are too large, negative, or none."""
+    first = killed_after(client, 3)
+    for damaged in ({"steps": {"": steps}, "ends": []}, {"steps": {"": 3}, "ends": [steps]}):
+        files().write(f"runs/{first.id}.json", {"run": first.id, **damaged})
+        caplog.clear()
+        run = killed_after(client, 0)
+        assert (run.id, run.steps) == (first.id, 87)
+        assert "The whole plan counts as executed" in caplog.text
+    with client.run(datasets=["mnist"], mechanism=STEPS, idempotency_key="job"):
+        pass
+    settled = client.run_info(first.id)
+    assert (settled["state"], settled["settled"]["steps"], settled["settled"]["charged"]) == ("settled", 87, first.cost)
+
+
+def test_settlements_that_wait_have_their_turn(client: Client) -> None:
+    """Goal: neither another ledger's settlements nor some that always fail keep one from being sent. Method: fifty of
+    another ledger and of runs that this one does not know, all older than a real one; two runs are begun."""
+    ended = killed_after(client, 87, idempotency_key="ended")
+    kept = {"url": URL, "run": ended.id, "settlement": '{"steps": 87}'}
+    for number in range(50):
+        run = f"00000000-0000-4000-8000-{number:012}"
+        files().write(f"pending/{run}.json", {**kept, "run": run, **({} if number % 2 else {"url": "http://other"})})
+        os.utime(files().folder / f"pending/{run}.json", (number, number))
+    files().write(f"pending/{ended.id}.json", kept)
+    os.utime(files().folder / f"pending/{ended.id}.json", (1_000, 1_000))
+    for number in range(2):
+        with client.run(datasets=["mnist"], mechanism=STEPS, idempotency_key=f"next-{number}") as run_now:
+            run_now.step(1)
+    assert client.run_info(ended.id)["state"] == "settled"
+    assert len(list(files().names("pending"))) == 50
