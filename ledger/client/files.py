@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import socket
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -154,12 +155,13 @@ class Record:
 
     Steps are written before they are allowed, in blocks: a process that is killed leaves a number that is at least what
     it executed. is_known: whether everything that was executed before is in `steps`. steps: by part of the run. ends:
-    after how many steps each earlier process ended.
+    after how many steps each earlier process ended. host: on which machine the newest process wrote it.
     """
 
     def __init__(self, files: Files, run: str, lock: object) -> None:
         self._files, self._name, self._lock, self._run = files, f"runs/{run}.json", lock, run
         content = files.read(self._name)
+        self.host = (content or {}).get("host")
         try:
             self.steps = {str(name): _steps(steps) for name, steps in (content or {})["steps"].items()}
             self.ends = [_steps(steps) for steps in (content or {})["ends"]]
@@ -176,8 +178,9 @@ class Record:
 
     def reserve(self, steps: dict[str, int]) -> None:
         """Write how many steps of each part may have been executed, before they are. Raises OSError."""
-        self._files.write(self._name, {"run": self._run, "steps": steps, "ends": self.ends})
-        self.steps = steps
+        host = socket.gethostname()
+        self._files.write(self._name, {"run": self._run, "steps": steps, "ends": self.ends, "host": host})
+        self.steps, self.host = steps, host
 
     def forget(self) -> None:
         """Remove the file: the run has ended, or its steps cannot be written any more. Raises OSError."""

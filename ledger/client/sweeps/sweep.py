@@ -8,6 +8,7 @@ settles the run by that file, and never trains under it.
 from __future__ import annotations
 
 import re
+import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
@@ -208,11 +209,16 @@ class Sweep:
 
     def _settle_lost(self, files: Files | None, run_id: str) -> bool:
         """Settle a started run if its process was on this machine and is dead. Return whether that was done."""
-        record = None if files is None or is_kept(files, run_id) else open_record(files, run_id)
+        try:
+            record = None if files is None or is_kept(files, run_id) else open_record(files, run_id)
+        except OSError as error:
+            log.warning("Whether the process of run %s is alive is not known here: %s", run_id, error)
+            return False
         if record is None:
             return False
         try:
-            if not record.is_known:
+            # A lock may not reach from one machine to another.
+            if not record.is_known or record.host != socket.gethostname():
                 return False
             info = self._ledger.run_info(run_id)
             if info["state"] != "started":

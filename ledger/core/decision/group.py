@@ -253,7 +253,7 @@ def _as_many_as_fit(books: Books, batch: Batch, now_us: int) -> tuple[Books, Bat
 
 
 def _none_of(books: Books, batch: Batch, errors: Mapping[int, LedgerError], now_us: int) -> Batched:
-    """Return the outcomes of a batch of which none is approved, each as it stands by itself."""
+    """Return the outcomes of a batch of which none is approved: of each run, what it comes to by itself."""
     dropped = books.copy()
     asks = enumerate(batch.asks)
     return Batched(tuple([errors.get(number) or _left_out(dropped, ask, _SPOILT, now_us) for number, ask in asks]))
