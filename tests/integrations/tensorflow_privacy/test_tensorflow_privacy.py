@@ -48,9 +48,9 @@ def model_of(optimizer: Any, *, reduction: str = "none", **given: Any) -> Any:
     return model
 
 
-def attached(ledger: Ledger, optimizer: Any, **given: Any) -> Training:
+def attached(client: Ledger, optimizer: Any, **given: Any) -> Training:
     """A training on a new dataset."""
-    terms = {"dataset": registered(ledger), "size": SIZE, "batch_size": BATCH, "steps": STEPS}
+    terms = {"dataset": registered(client), "size": SIZE, "batch_size": BATCH, "steps": STEPS}
     return attach(optimizer, **{**terms, **given})
 
 
@@ -137,8 +137,14 @@ def test_a_small_capacity_cuts(ledger: Ledger) -> None:
 
 def test_a_run_that_does_not_fit(ledger: Ledger) -> None:
     """Goal: BudgetExceeded comes from attach, with what fits."""
-    with pytest.raises(BudgetExceeded) as refused:
-        attached(ledger, optimizer_of(noise_multiplier=0.4), dataset=registered(ledger, epsilon=1))
+    # What would fit is searched among batches that may be cut, which a busy machine takes a while for.
+    with Ledger(timeout=200) as patient, pytest.raises(BudgetExceeded) as refused:
+        attached(
+            patient,
+            optimizer_of(noise_multiplier=0.4),
+            dataset=registered(ledger, epsilon=1),
+            ledger=patient,
+        )
     assert refused.value.fits
 
 
