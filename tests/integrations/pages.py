@@ -20,7 +20,7 @@ def demand_true(page: str, dataset: str, ledger: Ledger, capsys: pytest.CaptureF
     ledger.register(
         name=dataset, privacy_unit="record", adjacency="add_or_remove_one", bound="certified", budget=budget
     )
-    found = re.search(r"```py\n(.*?)```\n```text\n(.*?)```", text, re.DOTALL)
+    found = re.search(r"```py\n(.*?)```\n```txt\n(.*?)```", text, re.DOTALL)
     assert found is not None
     code, expected = found.groups()
     capsys.readouterr()
