@@ -201,7 +201,7 @@ def _demand_trainer(trainer: Any, module: Any, *, is_split: bool) -> None:
 
 
 def _steps(trainer: Any, batches: int) -> int:
-    """Return how many steps a fit makes from scratch, if a pass over its loader has so many batches."""
+    """Return how many steps a fit makes from scratch, if a pass over its loader has this many batches."""
     limit = trainer.limit_train_batches
     each = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
     epochs, steps = trainer.fit_loop.max_epochs, trainer.max_steps

@@ -300,7 +300,7 @@ def _demand_trainer(trainer: Any) -> None:
 
 
 def _steps(args: Any, batches: int) -> int:
-    """Return how many steps a Trainer makes from scratch, if a pass over its loader has so many batches."""
+    """Return how many steps a Trainer makes from scratch, if a pass over its loader has this many batches."""
     steps = args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * batches)
     if steps < 1:
         raise NotCovered(

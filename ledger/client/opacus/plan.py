@@ -50,7 +50,7 @@ class Plan:
         return (self.max_examples_per_user or 1) * self.draws_per_step
 
     def steps_in(self, batches: int) -> int | None:
-        """Return how many steps there will be, if a pass has so many batches; None for a schedule."""
+        """Return how many steps there will be, if a pass has this many batches; None for a schedule."""
         if self.steps_of is not None:
             return self.steps_of(batches)
         return self.steps if self.epochs is None else self.epochs * -(-batches // self.draws_per_step)

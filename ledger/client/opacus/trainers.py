@@ -103,7 +103,7 @@ class Private:
             self._hooks.cleanup()
 
     def state(self) -> dict[str, Any]:
-        """Return what a checkpoint has to hold."""
+        """Return what a checkpoint must hold."""
         return {RUN: self.training.run.id if self._is_begun else self._earlier, STEPS: self.steps}
 
     def load(self, state: Mapping[str, Any]) -> None:

@@ -228,7 +228,7 @@ class Training:
         return ledger.resume(self._earlier.run, **stated)
 
     def _steps_left(self, batches: int) -> int | None:
-        """Return how many steps to ask for, if a pass has so many batches. Raises NotCovered if none is left."""
+        """Return how many steps to ask for, if a pass has this many batches. Raises NotCovered if none is left."""
         steps = self._plan.steps_in(batches)
         if steps is None or self._earlier is None or self._open is not None:
             return steps

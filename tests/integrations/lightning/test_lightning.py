@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 
 from ledger.client import BudgetExceeded, Ledger
 from ledger.client.lightning import LedgerCallback, NotCovered
+from tests.integrations.printed import demand_true
 from tests.kit.opacus_scene import DIGITS, SIZE, Executed
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -335,3 +336,8 @@ def test_killed_and_gone_on_with(ledger: Ledger, records: str, tmp_path: Path) -
     settled = ledger.run_info(run["id"])["settled"]
     assert settled["steps"] == 60
     assert len(settled["restarts"]) == 1
+
+
+def test_the_page_is_true(ledger: Ledger, capsys: pytest.CaptureFixture[str]) -> None:
+    """Goal: the example of the page runs as written, and prints what it says."""
+    demand_true("how-to/lightning.md", "digits", ledger, capsys)

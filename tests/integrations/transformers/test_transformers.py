@@ -17,6 +17,7 @@ from transformers import TrainerCallback
 
 from ledger.client import BudgetExceeded, Ledger
 from ledger.client.transformers import LedgerCallback, NotCovered
+from tests.integrations.printed import demand_true
 from tests.integrations.transformers.scene import SIZE, Cancer, Linear, asked, private, trainer
 from tests.kit.opacus_scene import Executed
 
@@ -295,3 +296,8 @@ def test_shuffled_batches(ledger: Ledger, public: str, executed: Executed, tmp_p
     size = {"dataset_size": SIZE, "batch_size": 100, "epochs": 2}
     assert asked(ledger, callback) == {"type": "dpsgd", "sampling": "shuffle", "noise_multiplier": 2.0, **size}
     assert len(executed.noises) == 2 * 12
+
+
+def test_the_page_is_true(ledger: Ledger, capsys: pytest.CaptureFixture[str]) -> None:
+    """Goal: the example of the page runs as written, and prints what it says."""
+    demand_true("how-to/transformers.md", "tumours", ledger, capsys)
