@@ -28,3 +28,9 @@ def count_some(settings: Settings, rng: random.Random, *, passes: int, entries_m
                         )
                         made += 1
     return made
+
+
+def count_all(settings: Settings) -> None:
+    """Count every entry that there is."""
+    while count_some(settings, random.Random(1), passes=1, entries_max=10_000):
+        pass

@@ -9,6 +9,7 @@ import pytest
 
 from ledger.settings import Settings
 from ledger.ui.routes import PAGES
+from tests.kit.days import count_all
 from tests.kit.driver import Ledger
 from tests.kit.office import HOSTILE, Office, furnished
 from tests.kit.pages import Visitor, words_of
@@ -21,7 +22,9 @@ NOTHING = "00000000-0000-4000-8000-000000000000"
 def office(kept_database: Settings) -> Iterator[Office]:
     """A furnished tenant that the tests here read."""
     with Ledger.open(kept_database) as ledger:
-        yield furnished(ledger)
+        office = furnished(ledger)
+        count_all(kept_database)
+        yield office
 
 
 @pytest.fixture

@@ -10,17 +10,20 @@ from typing import Any, Final
 from starlette.responses import Response
 
 from ledger.access import roles
-from ledger.core.amounts import microseconds
+from ledger.core.amounts import microseconds, percent_of
 from ledger.errors import Forbidden, InvalidRequest
 from ledger.service import pages
 from ledger.service.run_filters import Filters
-from ledger.service.shapes.common import PercentsShown
-from ledger.service.shapes.datasets import BalanceAt, DatasetShown, PartitionPage, SpendingShown
+from ledger.service.shapes.common import AmountShown, PercentsShown
+from ledger.service.shapes.datasets import BalanceShown, DatasetShown, PartitionPage, SpendingShown
 from ledger.ui.charts import Cell, Point
 from ledger.ui.view import View
 
+DAYS_MIN: Final = 3
+"""From how many days on a budget is shown day by day."""
 SAMPLES: Final = 24
-"""How many points a budget over time has, in equal steps of the journal."""
+"""How many points it has before, in equal steps of the journal."""
+CEILING_DRAWN_MAX: Final = 1000
 PARTITIONS_SHOWN: Final = 200
 RUNS_SHOWN: Final = 20
 CHANGES_SHOWN: Final = 10
@@ -50,6 +53,7 @@ async def show(view: View) -> Response:
         "dataset.html",
         dataset=dataset,
         points=await view.run(_over_time, view, dataset),
+        ceiling=_ceiling(dataset),
         parts=parts,
         cells=[] if parts is None else _cells(parts),
         spending=await _spending(view, dataset),
@@ -62,21 +66,38 @@ async def show(view: View) -> Response:
 
 
 def _over_time(view: View, dataset: DatasetShown) -> list[Point]:
-    """Return what was spent and held after some entries, in percent of the limit that was in force."""
+    """Return what was spent and held day by day, as it was counted; of a young dataset after some of its entries."""
     if dataset["balance"] is None:
         return []
+    name, limit, history = dataset["name"], dataset["balance"]["limit"], view.services.history
+    shown = history.burndown(view.actor, name, by="day", partition=None, project=None, since_us=None, until_us=None)
+    if len(shown["points"]) >= DAYS_MIN:
+        days = [(point["until"], point["balance"]) for point in shown["points"]]
+        return [_point(at, balance, limit) for at, balance in days if balance is not None]
     last = dataset["seq"]
     seqs = sorted({1 + round(index * (last - 1) / (SAMPLES - 1)) for index in range(SAMPLES)})
-    balance = view.services.history.balance
-    return [_point(balance(view.actor, dataset["name"], at_us=None, seq=seq)) for seq in seqs]
+    stated = [history.balance(view.actor, name, at_us=None, seq=seq) for seq in seqs]
+    return [_point(one["at"], one["balance"], limit) for one in stated if one["balance"] is not None]
 
 
-def _point(balance: BalanceAt) -> Point:
-    percents = balance.get("percent")
-    spent, held = _fuller(percents)
-    at_us = microseconds(datetime.fromisoformat(balance["at"]))
-    taken = None if spent is None else spent + (held or 0.0)
-    return Point(at_us, balance["at"], spent, taken, None if percents is None else 100.0)
+def _point(at: str, balance: BalanceShown, limit: AmountShown) -> Point:
+    """Return a balance in percent of today's limit, so that earlier limits are steps beside it."""
+    spent, held, then = (_percent(balance[part], limit) for part in ("spent", "held", "limit"))
+    taken = None if spent is None or held is None else spent + held
+    return Point(microseconds(datetime.fromisoformat(at)), at, spent, taken, then)
+
+
+def _percent(amount: AmountShown, limit: AmountShown) -> float | None:
+    parts = amount["mu_sq_pico"], limit["mu_sq_pico"]
+    return None if None in parts else percent_of(int(parts[0] or 0), int(parts[1] or 0), up=True)
+
+
+def _ceiling(dataset: DatasetShown) -> float | None:
+    """Return the ceiling in percent of today's limit, if it is near enough to be drawn."""
+    if dataset["ceiling"] is None or dataset["balance"] is None:
+        return None
+    percent = _percent(dataset["ceiling"], dataset["balance"]["limit"])
+    return percent if percent is not None and percent <= CEILING_DRAWN_MAX else None
 
 
 def _fuller(percents: PercentsShown | None) -> tuple[float | None, float | None]:
