@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
 from uuid import UUID
@@ -9,11 +10,11 @@ from uuid import UUID
 from ledger.accounting.display import show_amount
 from ledger.core.amounts import ZERO, Amount, percent_of, timestamp
 from ledger.core.books import ReadSet
+from ledger.core.daily import stated
 from ledger.core.datasets import Account, AccountKey, Dataset
 from ledger.core.entries import Entry
 from ledger.core.forecast import DAY_US, WINDOW_US, Forecast, Spend
 from ledger.core.forecast import forecast as estimate
-from ledger.core.journal import chain
 from ledger.core.runs import Run
 from ledger.service import delta_left
 from ledger.service.shapes.alerts import AccountForecast, ForecastShown
@@ -81,10 +82,11 @@ def _spends(
     spends: dict[AccountKey, list[Spend]] = {}
     for run, entry in approvals:
         if run.state != "voided":
-            for key in chain.accounts_of(chain.parse(entry.body)):
-                if key.principal_id is None:
-                    amount = charged.get((dataset_id, run.id), run.cost or ZERO)
-                    spends.setdefault(key, []).append(Spend(run.created_us, amount))
+            amount = charged.get((dataset_id, run.id), run.cost or ZERO)
+            # Amounts are texts of digits. No other number is used, so none need be exact: a tenth of the time.
+            for place, _ in stated(json.loads(entry.body)):
+                key = AccountKey(dataset_id, place.partition or None, place.project or None)
+                spends.setdefault(key, []).append(Spend(run.created_us, amount))
     return spends
 
 
@@ -106,7 +108,7 @@ def _charged(
     amounts: dict[tuple[UUID, UUID], Amount] = {}
     for start in range(0, len(settled), SETTLEMENTS_AT_ONCE):
         for key, entry in reading.journals.settlements(settled[start : start + SETTLEMENTS_AT_ONCE]).items():
-            amounts[key] = Amount.from_facts(chain.parse(entry.body)["charged"])
+            amounts[key] = Amount.from_facts(json.loads(entry.body)["charged"])
     return amounts
 
 

@@ -61,7 +61,7 @@ from ledger.store import Reading, Store
 from ledger.store.runs import Position, Sought, position_of
 
 TEXTS_AT_ONCE: Final = 100
-TEXTS_MAX: Final = 1_000
+TEXTS_MAX: Final = 800
 READS_MAX: Final = 20
 """How many requests of runs one page reads for a filter of their texts, and in how many reads of 2 MiB at most. It ends
 there, however few it found."""

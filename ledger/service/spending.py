@@ -16,7 +16,8 @@ from uuid import UUID
 
 from ledger.accounting.display import show_amount
 from ledger.core.amounts import ZERO, Amount, timestamp
-from ledger.core.datasets import Account, AccountKey, Dataset
+from ledger.core.daily import Place, stated
+from ledger.core.datasets import AccountKey, Balance, Dataset
 from ledger.core.entries import Record
 from ledger.core.journal import chain
 from ledger.errors import InvalidRequest
@@ -101,14 +102,15 @@ def _account_key(dataset: Dataset, *, by: By, label: str | None, partition: str 
     return AccountKey(dataset.id, partition)
 
 
-def _changes(entries: Sequence[Record], key: AccountKey) -> tuple[_Part, dict[UUID, _Part], Account | None, int]:
+def _changes(entries: Sequence[Record], key: AccountKey) -> tuple[_Part, dict[UUID, _Part], Balance | None, int]:
     """Return what was spent until the first of these entries that states the account, what each run changed since, the
     account as it is now, and the number of the first entry whose change is known."""
-    before: Account | None = None
+    place = Place(key.project or "", key.partition or "")
+    before: Balance | None = None
     earlier, since_seq = _Part(), 1
     changes: dict[UUID, _Part] = {}
     for entry in entries:
-        account = chain.accounts_of(entry).get(key)
+        account = dict(stated(entry)).get(place)
         if account is None:
             continue
         if before is None and entry["seq"] > 1 and entry["kind"] != "partitions-added":
@@ -160,7 +162,7 @@ def _shown(
     by: By,
     label: str | None,
     partition: str | None,
-    account: Account,
+    account: Balance,
     groups: Mapping[_Key, _Part],
     earlier: _Part,
     since_seq: int,

@@ -12,6 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from ledger.core.amounts import microseconds
 from ledger.errors import InvalidRequest
+from ledger.mistakes import NAME_PATTERN
 
 T = TypeVar("T")
 _INTEGER: Final = re.compile(r"[+-]?[0-9]{1,18}")
@@ -35,7 +36,14 @@ def read(shape: Any, values: Mapping[str, Any]) -> Any:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         field = ".".join(str(part) for part in first["loc"])
-        raise InvalidRequest(f"{field or 'form'}: {first['msg'][:500]}", field=field or "form") from None
+        raise InvalidRequest(f"{field or 'form'}: {_message(first)}", field=field or "form") from None
+
+
+def _message(error: Mapping[str, Any]) -> str:
+    """Return what is wrong with a member, in words."""
+    if error["type"] == "string_pattern_mismatch" and error["ctx"]["pattern"] == NAME_PATTERN:
+        return f"{str(error['input'])[:63]!r} is no name: lower-case letters, digits, '.', '_' and '-' are allowed"
+    return str(error["msg"])[:500]
 
 
 def listed(text: str | None) -> list[str]:

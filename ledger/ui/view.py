@@ -80,7 +80,9 @@ class View:
     ) -> Response:
         """Return an audit report, which another process makes while it is sent."""
         make = partial(self._report, self.request, self.actor)
-        return await run_in_threadpool(make, form=form, dataset=dataset, since=since, until=until)
+        answer = await run_in_threadpool(make, form=form, dataset=dataset, since=since, until=until)
+        answer.headers["Cache-Control"] = "no-store"
+        return answer
 
     @staticmethod
     def redirect(path: str, **query: str) -> Response:

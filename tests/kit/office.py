@@ -45,6 +45,13 @@ class Office:
             "approvals": "/ui/approvals",
             "expired": "/ui/approvals?state=expired",
             **{kind: f"/ui/approvals/{id_}" for kind, id_ in self.proposals.items()},
+            "planner": "/ui/planner?dataset=patients&vary=noise_multiplier&values=0.5,2,5",
+            "planner of a run": f"/ui/planner?dataset=patients&run={self.refused}&type=gaussian&noise_multiplier=3",
+            "search": "/ui/search?dataset=patients",
+            "report": "/ui/report?dataset=patients&from=2025-01-01",
+            "alerts": "/ui/alerts",
+            "keys": "/ui/keys",
+            "policy": "/ui/policy",
             "missing": "/ui/datasets/nothing",
         }
 

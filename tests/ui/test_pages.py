@@ -60,7 +60,10 @@ def test_every_route_is_opened_here(office: Office) -> None:
         for path in office.pages.values()
         if route.match(path.partition("?")[0]) is not None
     }
-    assert {route.path for route in PAGES if route.method == "GET"} - opened == {"/ui/runs/{id}/receipt"}
+    assert {route.path for route in PAGES if route.method == "GET"} - opened == {
+        "/ui/runs/{id}/receipt",
+        "/ui/report/{form}",
+    }
 
 
 def test_names_by_users_are_text(office: Office, visitor: Visitor) -> None:
@@ -151,7 +154,7 @@ def test_another_tenants_pages_are_not_found(office: Office) -> None:
     """Goal: nothing of a tenant is visible to another, not even that it is there. Method: every page of the office as
     another tenant's admin, compared with an object that does not exist."""
     other = Visitor.signed_in(another_tenant(office.admin, name="elsewhere"))
-    same = {"overview", "datasets", "approvals", "expired"}
+    same = {"overview", "datasets", "approvals", "expired", "planner", "search", "report", "alerts", "keys", "policy"}
     nothing = words_of(other.get(f"/ui/runs/{NOTHING}").text)
     for name, path in office.pages.items():
         answer = other.get(path)

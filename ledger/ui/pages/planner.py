@@ -149,7 +149,7 @@ async def _variants(
     partitions = forms.listed(query.get("partition")) or _partitions(base)
     use = {"name": dataset, "partitions": partitions} if partitions else dataset
     request = forms.given([("datasets", [use]), ("project", query.get("project", base.get("project")))])
-    mechanism = {**nested, **{name: forms.value_of(value) for name, value in fields.items()}}
+    mechanism = {"type": fields["type"], **nested, **{name: forms.value_of(text) for name, text in fields.items()}}
     vary = query.get("vary")
     values = forms.listed(query.get("values")) if vary else []
     if len(values) > VARIANTS_MAX:

@@ -31,7 +31,7 @@ async def show(view: View) -> Response:
     except LedgerError as problem:
         error = problem.detail
     names = await view.run(view.services.datasets.page, view.actor, limit=DATASETS_LISTED, cursor=None)
-    period = {key: value for key, value in (("from", since), ("to", until)) if value}
+    period = {key: value for key, value in (("dataset", name), ("from", since), ("to", until)) if value}
     return await view.page(
         "report.html",
         names=[one["name"] for one in names["items"]],
@@ -57,7 +57,7 @@ def _period(view: View, name: str, since_us: int | None, until_us: int | None) -
     counted = shown["points"]
     return {
         "by": shown["by"],
-        "points": counted,
+        "points": [one for one in counted if one in counted[-1:] or one["approvals"] or one["refusals"]],
         "before": None if since_us is None else _balance(view, name, since_us),
         "after": None if until_us is None else _balance(view, name, until_us),
         "last": counted[-1] if counted else None,
