@@ -282,8 +282,7 @@ def _of_balance(standing: Standing, question: Question, balance: Balance) -> dic
 
 
 def _fair_use(standing: Standing) -> dict[str, Any] | None:
-    fair_use = standing.fair_use
-    if fair_use is None:
+    if (fair_use := standing.fair_use) is None:
         return None
     return {"held": fair_use["held"], "limit": _amount(fair_use["limit"]), "runs_per_hour": fair_use["runs_per_hour"]}
 

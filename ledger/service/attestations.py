@@ -40,8 +40,8 @@ class Attestations:
         self._store, self._runs, self._heads, self._signer = store, runs, heads, signer
 
     def of(self, actor: Actor, run_id: UUID) -> Attestation:
-        """Return the signed statement about a run. Raises NotFound, RunState if the run is not settled or was settled
-        without files, and JournalBroken."""
+        """Return the signed statement about a run. Raises NotFound, RunState if the run is not settled was corrected,
+        or was settled without files, and JournalBroken."""
         with self._store.reading(actor.tenant_id) as reading:
             run, entries = self._runs.seen(reading, actor, run_id)
             decisions = answers.decisions_of(entries)
@@ -50,6 +50,8 @@ class Attestations:
                 raise run_state(run, "Only a settled run has an attestation.")
             if "models" not in settled[0]:
                 raise run_state(run, _NO_FILES)
+            if run.corrections:
+                raise run_state(run, _CORRECTED)
             statement = self._statement(reading, decisions, started, settled)
         return Attestation(**self._signer.sign_statement(chain.canonical(statement)))
 
@@ -96,6 +98,10 @@ class Attestations:
         return self._heads.view(reading, dataset).root(entry["seq"]).hex()
 
 
+_CORRECTED: Final = (
+    "It was corrected after it was settled: an attestation would state the mechanism that was declared, and its"
+    " guarantee, which are not what it really was."
+)
 _NO_FILES: Final = (
     "It was settled without the digests of files, so there is nothing to attest. State them when you settle a run:"
     " privacy-ledger settle RUN --model FILE."

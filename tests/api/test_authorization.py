@@ -347,9 +347,10 @@ def test_every_key_and_every_call(scene: Scene) -> None:
         for whose, run_of in cases(scene, row, who):
             by = scene.clients[who]
             target = scene.target(row, run_of)
-            before = scene.spent()
+            is_change = row.method != "GET" and expected(row, who, whose) == "done"
+            before = scene.spent() if is_change else {}
             answer = scene.send(by, row, target)
-            after = scene.spent()
+            after = scene.spent() if is_change else {}
             if any(after[name] < spent for name, spent in before.items()):
                 wrong.append((row.method, row.path, who, whose, answer.status_code, "lowers what is spent"))
             scene.keep(row, run_of, is_used=answer.is_success)

@@ -27,11 +27,11 @@ def gaussian(noise: float, count: int = 1) -> dict[str, Any]:
     return {"type": "gaussian", "noise_multiplier": noise, "count": count}
 
 
-def settled(ledger: Ledger, mechanism: dict[str, Any], key: str, dataset: str = "mnist") -> str:
+def settled(ledger: Ledger, mechanism: dict[str, Any], key: str, dataset: str = "mnist", **body: Any) -> str:
     """A run that was executed as it was declared, as far as anybody knows."""
     run = str(ledger.ask(mechanism, key=key, datasets=[dataset]).json()["id"])
     assert ledger.post(f"/v1/runs/{run}/start").is_success
-    assert ledger.post(f"/v1/runs/{run}/settle").is_success
+    assert ledger.post(f"/v1/runs/{run}/settle", body).is_success
     return run
 
 
@@ -52,7 +52,7 @@ def test_more_than_was_declared_is_charged_in_its_place(ledger: Ledger, database
     """Goal: the true mechanism takes the place of the declared one, and a project's share is charged too; a second
     correction begins where the first one ended. Method: by hand, in mu squared."""
     ledger.register(bound="clt", budget={"mu": 1, "delta": 1e-6})
-    run = settled(ledger, gaussian(10), "one")
+    run = settled(ledger, gaussian(10), "one", models=[{"name": "m", "sha256": "ab" * 32, "size": 1}])
     body = {"mechanism": gaussian(5), **REASON}
     answer = ledger.post(f"/v1/runs/{run}/correction", body).json()
     assert (answer["number"], answer["fits"], answer["replaces"], answer["frozen"]) == (1, True, True, [])
@@ -63,6 +63,8 @@ def test_more_than_was_declared_is_charged_in_its_place(ledger: Ledger, database
     assert mu_sq(ledger) == pytest.approx(0.08)
     again = ledger.post(f"/v1/runs/{run}/correction", {**body, "decided_by_output": True})
     assert (again.status_code, again.json()) == (200, added)
+    attested = ledger.get(f"/v1/runs/{run}/attestation").json()
+    assert (attested["code"], "corrected after" in attested["detail"]) == ("run-state", True)
     shown = ledger.get(f"/v1/runs/{run}").json()
     assert [made["charged"]["mu"] ** 2 for made in shown["corrections"]] == pytest.approx([0.04, 0.08])
     assert shown["percent_charged"] == pytest.approx(8, abs=0.01)

@@ -132,3 +132,14 @@ def test_what_was_declared_too_low_is_put_right(ledger: Ledger) -> None:
     receipt = ledger.get(f"/v1/runs/{run}/receipt").json()
     assert (receipt["code"], receipt["corrections"]) == ("run-state", 1)
     assert "A correction followed" in receipt["detail"]
+
+
+def test_a_composed_run_counts_once_among_those_sampled_alike(ledger: Ledger) -> None:
+    """Goal: the report counts runs, and not their parts, by how they draw batches. Method: one run of two parts."""
+    ledger.register(bound="certified", budget={"epsilon": 8, "at_delta": 1e-5})
+    part = {"type": "dpsgd", "noise_multiplier": 2, "sampling": "poisson", "sample_rate": 0.01}
+    composed = {"type": "composed", "parts": [{**part, "steps": 10}, {**part, "steps": 20}]}
+    assert ledger.ask(composed).status_code == 201
+    assumed = ledger.get("/v1/datasets/mnist/report").json()["assumptions"]
+    (sampled,) = [one["sentence"] for one in assumed if one["about"] == "sampling"]
+    assert sampled.startswith("1 run declared Poisson sampling")

@@ -73,3 +73,31 @@ def limit_of(stated: dict[str, str]) -> list[int]:
     if not all(0 <= value <= INT64_MAX for value in found):
         raise ValueError("a limit that no account can have")
     return found
+
+
+# --- arithmetic ------------------------------------------------------------------------------------------------------
+
+
+def add(one: list[int], other: list[int], sign: int = 1) -> list[int]:
+    """The sum, or the difference."""
+    return [a + sign * b for a, b in zip(one, other, strict=True)]
+
+
+def exceeds(one: list[int], other: list[int]) -> bool:
+    """Whether one is more, in either quantity."""
+    return any(a > b for a, b in zip(one, other, strict=True))
+
+
+def left(account: dict[str, list[int]]) -> list[int]:
+    """What is left of the limit."""
+    return add(add(account["limit"], account["spent"], -1), account["held"], -1)
+
+
+def over(account: dict[str, list[int]]) -> list[int]:
+    """By how much more is spent and held than the limit."""
+    return [max(0, -value) for value in left(account)]
+
+
+def fresh(limit: list[int]) -> dict[str, list[int]]:
+    """An account with nothing in it."""
+    return {"limit": limit, "spent": [0, 0], "held": [0, 0], "overdrawn": [0, 0]}

@@ -16,6 +16,7 @@ from datetime import timedelta
 from typing import Any
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
+from independent_corrections import corrected  # type: ignore[import-not-found]
 from independent_levels import Batch, Rooms, Table, in_batch  # type: ignore[import-not-found]  # they stand beside this file
 from independent_members import (  # type: ignore[import-not-found]
     BY_DIGEST,
@@ -46,11 +47,16 @@ from independent_members import (  # type: ignore[import-not-found]
 )
 from independent_reading import (  # type: ignore[import-not-found]
     INT64_MAX,
+    add,
     amount,
     canonical,
+    exceeds,
+    fresh,
+    left,
     limit_of,
     load,
     once,
+    over,
     whole,
 )
 
@@ -75,32 +81,7 @@ def fits(names: Iterable[str], shape: tuple[str, str]) -> bool:
     return required <= set(names) <= required | optional
 
 
-# --- arithmetic ------------------------------------------------------------------------------------------------------
-
-
-def add(one: list[int], other: list[int], sign: int = 1) -> list[int]:
-    """The sum, or the difference."""
-    return [a + sign * b for a, b in zip(one, other, strict=True)]
-
-
-def exceeds(one: list[int], other: list[int]) -> bool:
-    """Whether one is more, in either quantity."""
-    return any(a > b for a, b in zip(one, other, strict=True))
-
-
-def left(account: Account) -> list[int]:
-    """What is left of the limit."""
-    return add(add(account["limit"], account["spent"], -1), account["held"], -1)
-
-
-def over(account: Account) -> list[int]:
-    """By how much more is spent and held than the limit."""
-    return [max(0, -value) for value in left(account)]
-
-
-def fresh(limit: list[int]) -> Account:
-    """An account with nothing in it."""
-    return {"limit": limit, "spent": [0, 0], "held": [0, 0], "overdrawn": [0, 0]}
+# --- balances --------------------------------------------------------------------------------------------------------
 
 
 def stated_in(entry: Entry) -> dict[Key, Account]:
@@ -734,48 +715,7 @@ class Journal:
         return touched
 
     def run_corrected(self, entry: Entry) -> dict[Key, Account]:
-        run, touched = self.moved(entry, "settled")
-        self.demand(entry["number"] == run["corrections"] + 1, "not the next correction")
-        self.demand(entry.get("project") == run["project"], "of another project")
-        before, cost, place = amount(entry["before"]), amount(entry["cost"]), run["seq"]
-        self.demand(before == run["charged"] and min(cost) >= 0, "another charge before, or a negative one")
-        old = before if entry["replaces"] else [0, 0]
-        late = [max(0, value) for value in add(cost, old, -1)]
-        back = [max(0, value) for value in add(old, cost, -1)] if late == [0, 0] else [0, 0]
-        charged = add(add(before, late), back, -1)
-        stated = [amount(entry[part]) for part in ("late", "returned", "charged")]
-        self.demand(stated == [late, back, charged], "another charge than its parts")
-        if "request" in entry:
-            self.demand(entry["request"]["decided_by_output"] is (not entry["replaces"]), "not what was stated")
-            self.demand(back == [0, 0] or bool(entry["request"].get("on_word_of")), "given back on nobody's word")
-        self.demand(back == [0, 0] or "proposal" in entry, "given back by one person")
-        self.done(entry, "correction", True)
-        table, own = Table(cost, entry.get("residual")), [key for key in touched if key[2] is None]
-        self.demand("residual" not in entry or not own or self.costing == "residual", "beside what is left")
-        self.demand(entry["frozen"] == sorted(set(entry["frozen"])), "not in order")
-        self.demand(entry["fits"] is (not entry["frozen"]), "whether it fits is not said")
-        is_beyond, difference = False, add(cost, old, -1)[0]
-        for key in own:
-            account, rooms, rest = touched[key], self.rooms_of(key), left(touched[key])
-            if "level" in entry.get("residual", {}):
-                is_enough = table.r + difference <= rooms.rest_at(place, rest[0])
-                is_enough = is_enough and self.fits_late(key, account, place, difference)
-                self.demand(is_enough, "at a level that does not fit")
-            if late == [0, 0]:
-                self.demand(back == [0, 0] or run["r"] == 0 or rest[0] >= run["r"], "given back, and others rest on it")
-                self.demand(back == [0, 0] or INT64_MAX not in account["spent"], "given back of what is not known")
-                self.note({key: account}, entry["seq"], run["r"] if back != [0, 0] else 0, {key: rest})
-                account["spent"] = add(account["spent"], back, -1)
-                self.ease(key, account)
-                self.note({key: account}, entry["seq"], table.r, {key: left(account)})
-            else:
-                is_beyond |= self.late_in(entry, key, account, late, table.r, place)
-        froze = ("retired" if self.state == "retired" else "frozen") if is_beyond else None
-        named = late == [0, 0] or (entry["dataset"] in entry["frozen"]) == is_beyond
-        self.demand(entry.get("state") == froze and named, "frozen for nothing, or not frozen")
-        self.demand(late != [0, 0] or entry["frozen"] == [], "less than before, and frozen")
-        known = {"charged": charged, "corrections": entry["number"], "r": max(run["r"], table.r)}
-        self.runs[entry["run"]] |= {"state": "settled", **known}
+        touched: dict[Key, Account] = corrected(self, entry)
         return touched
 
 

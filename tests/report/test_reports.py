@@ -120,7 +120,7 @@ def test_it_answers_in_the_order_of_an_audit(scene: Told) -> None:
     """Goal: the parts come in the order in which they are asked for. Method: the members of the JSON as they stand."""
     assert list(report(scene)) == [
         "format", "version", "about", "verdict", "tenant_journal", "datasets", "accounts", "runs", "refusals",
-        "overruns", "overdue", "voids", "changes", "assumptions", "heads", "recompute",
+        "overruns", "corrections", "overdue", "voids", "changes", "assumptions", "heads", "recompute",
     ]  # fmt: skip
 
 

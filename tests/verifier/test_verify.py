@@ -78,7 +78,7 @@ def test_somebody_elses_verifier_agrees(ledger: Ledger, tmp_path: Path) -> None:
     """Goal: docs/reference/export.md is enough to write a verifier from. Method: one that imports nothing of ours, in a
     process of its own without our packages; it also has to find a changed cost."""
     assert "ledger" not in VERIFIER.read_text().split('"""', 2)[2].replace("privacy-ledger-export", "")
-    files = [VERIFIER, *(VERIFIER.with_name(f"independent_{part}.py") for part in ("members", "levels"))]
+    files = [VERIFIER, *(VERIFIER.with_name(f"independent_{part}.py") for part in ("members", "levels", "corrections"))]
     text = "\n".join(file.read_text() for file in files)
     assert "import ledger" not in text and "from ledger" not in text  # noqa: PT018 (one claim)
     code = [line for line in text.splitlines() if line.strip() and '"""' not in line]

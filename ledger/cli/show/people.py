@@ -110,9 +110,9 @@ def _change(item: ProposalShown) -> str:
         case "fair-use":
             return f"set the limits of one principal on {item['dataset']}"
         case "correction" if "number" in item["proposes"]:
-            lowers = ", which gives something back" if item["proposes"].get("lowers") else ""
+            does = "give back" if item["proposes"].get("lowers") else "charge more"
             kind = item["proposes"]["request"]["mechanism"]["type"]
-            return f"correct what run {item['run']} was declared as: {kind}{lowers}"
+            return f"{does}: run {item['run']} was {kind}"
         case "correction":
             steps = item["proposes"]["request"].get("steps")
             return f"correct run {item['run']} to {'all' if steps is None else format(steps, ',')} steps"
