@@ -142,18 +142,13 @@ def is_sha256(value: object) -> bool:
 def is_accounted(entry: dict[str, Any], before: list[int], state: str) -> bool:
     """Whether a new limit is lower by what the runs in lost entries cost, and the dataset waits for a steward. before:
     mu and delta of the limit; state: of the dataset."""
-    if "lost" not in entry:
-        return "state" not in entry
-    lost, runs = entry["lost"], entry["lost"]["runs"]
-    ids = [run["run"] for run in runs]
-    is_formed = all(sorted(run) == ["cost", "run"] and str(UUID(run["run"])) == run["run"] for run in runs)
-    is_placed = is_sha256(lost["hash"]) and 1 <= lost["first"] <= entry["seq"] <= lost["seq"] + 1
-    waits = entry.get("state") == ("retired" if state == "retired" else "frozen")
-    is_enough = True
+    lost, runs = entry["lost"], {str(UUID(run["run"])): run["cost"] for run in entry["lost"]["runs"]}
+    is_enough = lost["runs"] == [{"cost": cost, "run": run} for run, cost in sorted(runs.items())]
     for most, name in zip(before, ("mu_sq_pico", "delta_atto"), strict=True):
-        costs = [int(run["cost"][name]) for run in runs]
+        costs = [int(cost[name]) for cost in runs.values()]
         is_enough &= min(costs, default=0) >= 0 and int(entry["limit"][name]) + sum(costs) <= most
-    return is_formed and ids == sorted(set(ids)) and is_placed and is_enough and waits
+    is_placed = is_sha256(lost["hash"]) and 1 <= lost["first"] <= entry["seq"] <= lost["seq"] + 1
+    return is_enough and is_placed and entry.get("state") == ("retired" if state == "retired" else "frozen")
 
 
 def are_models(value: object) -> bool:
