@@ -44,9 +44,8 @@ def test_serve_with_no_configuration_makes_a_ledger_and_keeps_its_keys_once(tmp_
             documentation = client.get("/", follow_redirects=False)
             assert (documentation.status_code, documentation.headers["location"]) == (307, "/docs")
             assert client.get("/docs").status_code == 200
-    assert {path.name: oct(path.stat().st_mode & 0o777) for path in tmp_path.iterdir()} == dict.fromkeys(
-        ("privacy-ledger.db", kept.name, "privacy-ledger.db.signing-key.pem"), "0o600"
-    )
+    files = "privacy-ledger.db", kept.name, "privacy-ledger.db.signing-key.pem", "kept-heads-of-privacy-ledger.db"
+    assert {path.name: oct(path.stat().st_mode & 0o777) for path in tmp_path.iterdir()} == dict.fromkeys(files, "0o600")
     kept.unlink()
     with serve(settings, tmp_path) as served:
         assert not KEY.search("".join(served.said)), "the keys are made once"
@@ -137,7 +136,7 @@ def test_a_database_that_was_not_migrated(templates: Templates, tmp_path: Path, 
 )
 def test_a_wrong_setting_is_named_and_no_secret_is_shown(tmp_path: Path, said: dict[str, str], names: str) -> None:
     """Goal: a mistake in the environment is one clear line: status 2, or 3 where the database cannot be used."""
-    refused = run("serve", folder=tmp_path, env=said)
+    refused = run("serve", folder=tmp_path, env={"LEDGER_DATABASE_WAIT_SECONDS": "0", **said})
     assert refused.returncode == (2 if names.startswith("LEDGER_") else 3), refused.stderr
     assert names in refused.stderr
     assert "secret" not in refused.stderr

@@ -3,6 +3,7 @@
 import re
 from datetime import datetime, timedelta
 from typing import Any
+from uuid import UUID
 
 TIME = "[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}[.][0-9]{6}Z"
 DURATION = "P(?:([0-9]+)W|(?:([0-9]+)D)?(?:T(?:([0-9]+)H)?(?:([0-9]+)M)?(?:([0-9]+)(?:[.]([0-9]{1,6}))?S)?)?)"
@@ -146,20 +147,13 @@ def is_sha256(value: object) -> bool:
 def is_accounted(entry: dict[str, Any], before: list[int], state: str) -> bool:
     """Whether a new limit is lower by what the runs in lost entries cost, and the dataset waits for a steward. before:
     mu and delta of the limit; state: of the dataset."""
-    if "lost" not in entry:
-        return "state" not in entry
-    lost, runs = entry["lost"], entry["lost"]["runs"]
-    ids = [run["run"] for run in runs]
-    names = ("mu_sq_pico", "delta_atto")
-    costs = [[int(run["cost"][name]) for name in names] for run in runs]
-    left = [most - int(entry["limit"][name]) for most, name in zip(before, names, strict=True)]
-    spent = [sum(cost[at] for cost in costs) for at in (0, 1)]
-    is_formed = all(sorted(run) == ["cost", "run"] for run in runs) and ids == sorted(set(ids))
-    is_run = all(re.fullmatch("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", run, re.ASCII) for run in ids)
+    lost, runs = entry["lost"], {str(UUID(run["run"])): run["cost"] for run in entry["lost"]["runs"]}
+    is_enough = lost["runs"] == [{"cost": cost, "run": run} for run, cost in sorted(runs.items())]
+    for most, name in zip(before, ("mu_sq_pico", "delta_atto"), strict=True):
+        costs = [int(cost[name]) for cost in runs.values()]
+        is_enough &= min(costs, default=0) >= 0 and int(entry["limit"][name]) + sum(costs) <= most
     is_placed = is_sha256(lost["hash"]) and 1 <= lost["first"] <= entry["seq"] <= lost["seq"] + 1
-    is_enough = all(cost >= 0 for each in costs for cost in each) and spent[0] <= left[0] and spent[1] <= left[1]
-    waits = entry.get("state") == ("retired" if state == "retired" else "frozen")
-    return is_formed and is_run and is_placed and is_enough and waits
+    return is_enough and is_placed and entry.get("state") == ("retired" if state == "retired" else "frozen")
 
 
 def are_models(value: object) -> bool:

@@ -297,7 +297,8 @@ class Journal:
         self.demand(self.limit is not None and amount(entry["limit_before"]) == self.limit, "another limit before")
         assert self.limit is not None
         self.done(entry, "budget", "lost" in entry or exceeds(amount(entry["limit"]), self.limit))
-        self.demand(is_accounted(entry, self.limit, self.state), "a limit that does not account for what was lost")
+        is_fine = is_accounted(entry, self.limit, self.state) if "lost" in entry else "state" not in entry
+        self.demand(is_fine, "a limit that does not account for what was lost")
         return self.limited(None, self.new_limit(entry))
 
     def limited(self, project: str | None, limit: list[int]) -> dict[Key, Account]:
