@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, Final
+from typing import Any
 from uuid import UUID, uuid4
 
 from ledger.accounting import mechanisms
@@ -21,7 +21,7 @@ from ledger.core.commands import (
     Start,
     Void,
 )
-from ledger.core.datasets import AccountKey, Definition
+from ledger.core.datasets import AccountKey
 from ledger.core.decision.of_run import run_state
 from ledger.core.decision.posting import Repeat
 from ledger.core.entries import Record
@@ -34,7 +34,7 @@ from ledger.errors import (
     NotFound,
     RunState,
 )
-from ledger.service import answers, endings, ids, pages, run_details, undecided, waiting
+from ledger.service import answers, endings, ids, pages, run_details, run_search, undecided, waiting
 from ledger.service.aside import Aside
 from ledger.service.asking import Asking, parsed, size_of
 from ledger.service.catalogue import Catalogue, find_definition
@@ -52,7 +52,7 @@ from ledger.service.gathered import Gathered
 from ledger.service.history import History
 from ledger.service.requests.runs import CorrectionRequest, CorrectRequest, SettleRequest
 from ledger.service.run_filters import Filters
-from ledger.service.seen import Seen, all_entered, described, parsed_of, sealed_of
+from ledger.service.seen import Seen, all_entered, described
 from ledger.service.shapes.runs import (
     ProgressShown,
     ReceiptShown,
@@ -67,13 +67,7 @@ from ledger.service.writer import Result, Writer
 from ledger.signer.keyfile import Signer
 from ledger.signer.receipts import ParsedEntry, Receipts, begin_by, renewed
 from ledger.store import Reading, Store
-from ledger.store.runs import Position, Sought, position_of
-
-TEXTS_AT_ONCE: Final = 100
-TEXTS_MAX: Final = 800
-READS_MAX: Final = 20
-"""How many requests of runs one page reads for a filter of their texts, and in how many reads of 2 MiB at most. It ends
-there, however few it found."""
+from ledger.store.runs import position_of
 
 
 class Runs:
@@ -367,8 +361,10 @@ class Runs:
             if filters.key is not None:
                 return _of_key(reading, actor, filters)
             within = None if filters.dataset is None else find_definition(reading, actor, filters.dataset)
-            sought = _sought(reading, actor, filters, within)
-            walked, end = ([], None) if sought is None else _walk(reading, sought, filters, after=after, limit=limit)
+            sought = run_search.sought_by(reading, actor, filters, within)
+            walked, end = (
+                ([], None) if sought is None else run_search.walk(reading, sought, filters, after=after, limit=limit)
+            )
             listed = [
                 undecided.Listed(position_of(one.run), one.shown)
                 for one in described(reading, walked)
@@ -428,51 +424,6 @@ def _of_key(reading: Reading, actor: Actor, filters: Filters) -> RunPage:
     if not seen:
         return undecided.of_id(reading, actor, found)
     return RunPage(items=[one.shown for one in seen if _sees(actor, one.entries, one.run)], next=None)
-
-
-def _sought(reading: Reading, actor: Actor, filters: Filters, within: Definition | None) -> Sought | None:
-    """Return the part of a filter that rows decide; None if no decided run can satisfy it. within: its dataset."""
-    now_us = reading.now_us()
-    named = filters.principal
-    own = None if actor.datasets is None else actor.principal_id
-    if (None not in (named, own) and named != own) or filters.state in ("waiting", "expired"):
-        return None
-    return Sought(
-        dataset_id=None if within is None else within.id,
-        state=filters.state,
-        project=filters.project,
-        due_before_us=now_us if filters.is_overdue else None,
-        not_due_before_us=now_us if filters.is_overdue is False else None,
-        principal_id=named or own,
-        since_us=filters.since_us,
-        until_us=filters.until_us,
-        within=actor.datasets,
-    )
-
-
-def _walk(
-    reading: Reading, sought: Sought, filters: Filters, *, after: Position | None, limit: int
-) -> tuple[list[tuple[Run, list[Record]]], Position | None]:
-    """Return at most `limit` runs that satisfy a filter, and where the search ended if there may be more. It reads
-    a bounded number of rows and entries, however few it finds."""
-    found: list[tuple[Run, list[Record]]] = []
-    looked = 0
-    for _ in range(READS_MAX):
-        count = TEXTS_AT_ONCE if filters.reads_texts else limit - len(found)
-        rows, end = reading.runs.page(sought, after=after, limit=count + 1)
-        sealed = sealed_of(reading, rows[:count])
-        for run, entries in sealed:
-            after, looked = position_of(run), looked + 1
-            if filters.holds(entries):
-                found.append(parsed_of(run, entries))
-            if len(found) == limit:
-                break
-        looked_at_all = len(sealed) == len(rows) and after == (position_of(rows[-1]) if rows else after)
-        if looked_at_all:
-            return found, end
-        if len(found) == limit or looked >= TEXTS_MAX or not filters.reads_texts:
-            break
-    return found, after
 
 
 def _demand_own(actor: Actor, run: Run, entries: Sequence[Record]) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from ledger.client import dates
 from ledger.errors import InvalidRequest
-from ledger.service import runs as service
+from ledger.service import run_search as service
 from ledger.service.run_filters import labels_of
 from ledger.store import runs as store
 from tests.kit.clients import connect

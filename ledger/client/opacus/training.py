@@ -19,7 +19,6 @@ from ledger.client.ledgers import Ledger
 from ledger.client.mechanisms import DPSGD, AnyMechanism, DPSGDSchedule, declared
 from ledger.client.opacus import checks, evidence
 from ledger.client.opacus.accountant import LedgerAccountant
-from ledger.client.opacus.checks import drawn_rate
 from ledger.client.opacus.plan import Earlier, Plan, Trainer
 from ledger.client.opacus.watch import Approved, Watch, fresh_generator
 from ledger.client.runs import Run
@@ -336,7 +335,7 @@ class Training:
             )
         else:
             rate = loader.batch_sampler.sample_rate
-            drawn = drawn_rate(rate)
+            drawn = checks.drawn_rate(rate)
             if plan.noise_schedule is not None:
                 mechanism = DPSGDSchedule(phases=plan.phases_at(drawn))
             else:
