@@ -109,7 +109,9 @@ def test_the_keyboard_is_enough(open_page: Opener, office: Office) -> None:
     page = open_page("/ui", key=office.admin.key)
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.textContent") == "Skip to the content"
-    assert page.locator(".skip").bounding_box()["x"] >= 0
+    box = page.locator(".skip").bounding_box()
+    assert box is not None
+    assert box["x"] >= 0
     page.keyboard.press("Enter")
     assert page.evaluate("document.activeElement.id") == "main"
     page.keyboard.press("Tab")

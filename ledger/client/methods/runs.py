@@ -329,7 +329,7 @@ class Runs(Calls[Answer], Lists[Answers], Scopes[Scope]):
         ...     ledger.confirm(asked["id"], reason="the log has every step")
         ... except RunState as error:
         ...     print(error.facts["state"], error.facts["next"])
-        settled []
+        settled ['correction']
         """
         return self._send(send("POST", "runs", run, "confirm", is_repeatable=True, reason=reason))
 
@@ -376,12 +376,9 @@ class Runs(Calls[Answer], Lists[Answers], Scopes[Scope]):
         `fits` false, and its datasets are frozen. If the run was charged too much, state `on_word_of`: the answer is
         `{"proposal": …}`, and nothing is given back until another steward calls `approve`.
 
-        >>> try:
-        ...     what = Gaussian(noise_multiplier=4)
-        ...     ledger.correction(asked["id"], mechanism=what, reason="a typing error", decided_by_output=False)
-        ... except RunState as error:
-        ...     print(error.code)
-        run-state
+        >>> what = Gaussian(noise_multiplier=16)
+        >>> ledger.correction(asked["id"], mechanism=what, reason="a slip", decided_by_output=False)["charged"]["mu"]
+        0.0625
         """
         return self._send(
             calls.correction(
