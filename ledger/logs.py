@@ -28,9 +28,9 @@ from ledger.errors import LedgerError
 Format = Literal["text", "json"]
 
 SECRET: Final = re.compile(
-    r"pbl_\w{8,}|eyJ[\w-]{8,}\.[\w.-]+|\b(?i:bearer|basic)\s+[^\s\"',;]+|(?<=://)[^\s/@]+:[^\s@]+(?=@)"
+    r"pb[los]_[\w-]{8,}|eyJ[\w-]{8,}\.[\w.-]+|\b(?i:bearer|basic)\s+[^\s\"',;]+|(?<=://)[^\s/@]+:[^\s@]+(?=@)"
 )
-"""Keys, tokens, the value of an Authorization header, and the password of a URL."""
+"""Keys, sessions, links that sign in, tokens, the value of an Authorization header, and the password of a URL."""
 _CONTROL: Final = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 FRAMES_MAX: Final = 40
 CAUSES_MAX: Final = 5

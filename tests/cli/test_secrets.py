@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from pydantic import SecretStr
 
 from ledger.cli import secrets
 from ledger.errors import InvalidRequest
@@ -70,6 +71,24 @@ def test_serve_in_a_terminal_shows_the_first_keys(tmp_path: Path) -> None:
     assert url is not None
     assert re.search(r"privacy-ledger whoami\s|-m ledger whoami\s", shown)
     assert list(tmp_path.glob("*keys*")) == []
+
+
+def test_serve_in_a_terminal_shows_a_link_that_signs_in(tmp_path: Path) -> None:
+    """Goal: the first page is one click away, at every start on this machine, and no log gets a link. Method: a server
+    with a terminal, twice; each link once, on a server of the same database, whose output is no terminal."""
+    links = []
+    for _ in range(2):
+        shown = in_a_terminal("serve", folder=tmp_path, until="/ui/sign-in/once/pbo_")
+        links += re.findall(r"http://127\.0\.0\.1:8000(/ui/sign-in/once/pbo_[A-Za-z0-9_-]{64})", shown)
+    assert len(set(links)) == 2
+    elsewhere = in_a_terminal("serve", "--host", "0.0.0.0", folder=tmp_path, until="Sign in with a key.")
+    assert "The dashboard is at http://127.0.0.1:8000/ui. Sign in with a key." in elsewhere
+    assert "pbo_" not in elsewhere
+    settings = Settings(database_url=SecretStr(f"sqlite:///{tmp_path / 'privacy-ledger.db'}"), computing_processes=0)
+    with serve(settings, tmp_path) as served, served.client() as client:
+        for link in links:
+            assert [client.get(link).status_code for _ in range(2)] == [303, 401]
+        assert "pbo_" not in "".join(served.said)
 
 
 def test_init_elsewhere_keeps_keys_in_a_file(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from starlette.responses import Response
 
 from ledger.core.amounts import microseconds
 from ledger.service.run_filters import Filters
+from ledger.service.shapes.overview import DatasetAtAGlance
 from ledger.ui.view import View
 
 DATASETS_SHOWN: Final = 50
@@ -26,8 +27,19 @@ async def show(view: View) -> Response:
     return await view.page(
         "overview.html",
         overview=overview,
+        datasets=sorted(overview["items"], key=_fullness, reverse=True),
         cursor=cursor,
         refused=await view.run(runs, Filters(state="refused", since_us=since_us)),
         late=await view.run(runs, Filters(is_overdue=True)),
         news=await view.run(alerts),
     )
+
+
+def _fullness(dataset: DatasetAtAGlance) -> tuple[float, str]:
+    """Return what is spent and held of a dataset now, in percent of the quantity that is fuller. Pages are in the order
+    of the last count, which new runs are not in yet."""
+    percents = dataset["percent"]
+    if percents is None:
+        return -1.0, dataset["name"]
+    left = [value for value in (percents["remaining"], percents["remaining_of_delta"]) if value is not None]
+    return (100 - min(left) if left else 0.0), dataset["name"]
