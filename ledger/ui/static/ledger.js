@@ -56,18 +56,20 @@
   // A form of this kind answers while somebody writes. The page comes as a document, so no text becomes markup here.
   const live = () => {
     for (const form of document.querySelectorAll("form[data-live]")) {
+      // By attributes: a field that is called `dataset` takes the place of the form's property of that name.
+      const [path, part] = [form.getAttribute("action"), form.getAttribute("data-live")];
       let waiting = 0;
       let asked = 0;
       const ask = () => {
         const number = ++asked;
-        const address = `${form.action}?${new URLSearchParams(new FormData(form))}`;
+        const address = `${path}?${new URLSearchParams(new FormData(form))}`;
         const request = new XMLHttpRequest();
         request.open("GET", address);
         request.responseType = "document";
         request.addEventListener("load", () => {
-          const found = request.response?.getElementById(form.dataset.live);
+          const found = request.response?.getElementById(part);
           if (number !== asked || !found) return;
-          document.getElementById(form.dataset.live).replaceChildren(...document.importNode(found, true).childNodes);
+          document.getElementById(part).replaceChildren(...document.importNode(found, true).childNodes);
           history.replaceState(null, "", address);
           times();
           copies();
