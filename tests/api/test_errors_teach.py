@@ -114,7 +114,7 @@ def test_a_run_s_state_names_the_next_call(here: Ledger) -> None:
     assert wrong(run, "confirm", {"reason": "r"})["next"] == ["settle", "void"]
     assert here.post(f"/v1/runs/{run}/settle", {"steps": 1}).status_code == 200
     ended = wrong(run, "void", {"reason": "r"})
-    assert ended["next"] == []
+    assert ended["next"] == ["correction"]
     assert "ask for a new run: POST /v1/runs" in ended["detail"]
     again = here.post(f"/v1/runs/{run}/settle", {"steps": 0}).json()
     assert f"GET /v1/runs/{run} shows" in again["detail"]

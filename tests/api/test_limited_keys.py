@@ -170,6 +170,7 @@ BODIES: Final[Mapping[str, Any]] = {
     "POST /v1/runs/{id}/void": REASON,
     "POST /v1/runs/{id}/confirm": REASON,
     "POST /v1/runs/{id}/correct": {"steps": 1, **REASON},
+    "POST /v1/runs/{id}/correction": {"mechanism": GAUSSIAN, "decided_by_output": False, **REASON},
     "POST /v1/evaluate": {"mechanism": GAUSSIAN, "datasets": ["open"]},
     "POST /v1/plan": {"datasets": ["open"], "mechanism": GAUSSIAN},
     "POST /v1/plan/runs": {"runs": [{"datasets": ["open"], "mechanism": GAUSSIAN}]},

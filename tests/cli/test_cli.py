@@ -42,7 +42,7 @@ def test_serve_with_no_configuration_makes_a_ledger_and_keeps_its_keys_once(tmp_
             assert client.post("/v1/datasets", json=MNIST, headers=headers).status_code == 201
             assert client.get("/v1/datasets", headers={"Authorization": f"Bearer {operator}"}).status_code == 403
             documentation = client.get("/", follow_redirects=False)
-            assert (documentation.status_code, documentation.headers["location"]) == (307, "/docs")
+            assert (documentation.status_code, documentation.headers["location"]) == (303, "/ui")
             assert client.get("/docs").status_code == 200
     files = "privacy-ledger.db", kept.name, "privacy-ledger.db.signing-key.pem", "kept-heads-of-privacy-ledger.db"
     assert {path.name: oct(path.stat().st_mode & 0o777) for path in tmp_path.iterdir()} == dict.fromkeys(files, "0o600")

@@ -11,6 +11,7 @@ import os
 import runpy
 import sys
 import threading
+import warnings
 from collections.abc import Mapping, Sequence
 from functools import cache
 from multiprocessing import connection, get_context
@@ -117,4 +118,6 @@ def _become(command: list[str], folder: str, env: dict[str, str], files: dict[in
     os.environ.clear()
     os.environ.update(env)
     sys.argv = command
+    # It may be imported already, with what is here.
+    warnings.filterwarnings("ignore", "'.*' found in sys.modules", RuntimeWarning)
     runpy.run_module(command[0], run_name="__main__", alter_sys=True)

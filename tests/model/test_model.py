@@ -38,7 +38,7 @@ LEAST: Final = {
     "batch, atomic: 409 batch-refused": 3,
     "batch, most: 200": 4,
     "receipt: started": 20,
-    "starts beside partitions that were not charged": 5,
+    "starts beside partitions that were not charged": 3,
     "partitions added beside held runs": 2,
     "settle: 200": 15,
     "settled with restarts": 5,

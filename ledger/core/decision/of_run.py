@@ -65,10 +65,15 @@ _DOES: Final[Mapping[str, str]] = {
 def run_state(run: Run, why: str, **facts: Any) -> RunState:
     """Return the error for a run whose state does not allow something, with the calls that it allows."""
     calls = ("confirm", "correct") if run.is_reported else _NEXT[run.state]
-    named = "; ".join(f"POST /v1/runs/{run.id}/{call} {_DOES[call]}" for call in calls)
-    next_ = named or "To use the data again, ask for a new run: POST /v1/runs"
+    named = [f"POST /v1/runs/{run.id}/{call} {_DOES[call]}" for call in calls]
+    if not {"start", "settle", "confirm"} & set(calls):
+        named.insert(0, "To use the data again, ask for a new run: POST /v1/runs")
     return RunState(
-        f"Run {run.id} is {run.state}. {why} {next_}.", run=str(run.id), state=run.state, next=list(calls), **facts
+        f"Run {run.id} is {run.state}. {why} {'; '.join(named)}.",
+        run=str(run.id),
+        state=run.state,
+        next=list(calls),
+        **facts,
     )
 
 
