@@ -343,6 +343,10 @@ class Patient(HttpToolsProtocol):
 
     # --- what the parser finds ---------------------------------------------------------------------------------------
 
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._undecided_bytes = self._undecided_bytes or 1  # behind the end of another request, in the same piece
+
     def on_header(self, name: bytes, value: bytes) -> None:
         if not self._has_head:  # after a body come only trailers, which nobody reads
             super().on_header(name, value)

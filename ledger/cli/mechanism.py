@@ -36,6 +36,8 @@ _STARTS: Final[Mapping[str, Any]] = {
     "sample_rate": Decimal("0.01"),
 }
 """Where the search for a parameter begins that was left out. The value that is found does not depend on it."""
+_DURATIONS: Final = frozenset({"steps", "epochs"})
+"""Two options for how long a training is; a mechanism has one of them."""
 _COLUMNS: Final = frozenset({"noise_multiplier", "sample_rate", "steps"})
 
 
@@ -80,7 +82,8 @@ def started(declared: Mapping[str, Any], solve_for: str) -> dict[str, Any] | Non
     """Return a mechanism with a value of the parameter to solve for, if it can have one and it was left out; else
     None."""
     mechanism = BY_TYPE.get(declared.get("type", ""))
-    if mechanism is None or solve_for in declared or solve_for not in _STARTS:
+    given = _DURATIONS if solve_for in _DURATIONS else {solve_for}
+    if mechanism is None or given & declared.keys() or solve_for not in _STARTS:
         return None
     # One that has a default value was not left out.
     if all(field.name != solve_for or field.default not in (MISSING, None) for field in fields(mechanism)):
