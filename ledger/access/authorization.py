@@ -37,7 +37,6 @@ CODE_LENGTH_MAX: Final = 4096
 DISCOVERY_SECONDS: Final = 300.0
 RETRY_SECONDS: Final = 10.0
 """The least time between two attempts to fetch a discovery document."""
-_SCOPE: Final = "openid profile email"
 _READ: Final = frozenset({400, 401})
 """The statuses with which a token endpoint explains an error (RFC 6749, 5.2)."""
 _STALE: Final = (
@@ -49,7 +48,7 @@ _ERRORS: Final[Mapping[str, str]] = {
     "invalid_client": "it does not know this ledger: compare client_id and client_secret of LEDGER_OIDC_FILE with it",
     "invalid_grant": "it refused the code, which was used before, has expired, or belongs to another sign-in",
     "invalid_request": "it does not take the request: compare the redirect URI with what is registered there",
-    "invalid_scope": f"it does not allow the scopes {_SCOPE}: allow them there",
+    "invalid_scope": "it does not allow the scopes: allow them there, or set `scopes` in LEDGER_OIDC_FILE",
     "unauthorized_client": "this ledger may not use the authorization code there: allow it",
     "login_required": "you are not signed in there",
     "consent_required": "it needs your consent",
@@ -188,7 +187,7 @@ class _Provider:
     """An issuer's endpoints, as its discovery document names them. One thread at a time fetches it."""
 
     def __init__(self, config: IssuerConfig, clock: Callable[[], float]) -> None:
-        self.config, self._clock = config, clock
+        self.config, self._clock, self._secret = config, clock, secret_of(config)
         self.host = config.issuer.partition("://")[2].rstrip("/")
         self._lock = threading.Lock()
         self._held: dict[str, Any] | None = None
@@ -205,7 +204,7 @@ class _Provider:
             client_id=self.config.client_id,
             response_type="code",
             redirect_uri=flow["redirect_uri"],
-            scope=_SCOPE,
+            scope=" ".join(self.config.scopes),
             state=flow["state"],
             nonce=flow["nonce"],
             code_challenge=create_s256_code_challenge(flow["verifier"]),
@@ -235,8 +234,7 @@ class _Provider:
         body = prepare_token_request(
             "authorization_code", code=code, redirect_uri=flow["redirect_uri"], code_verifier=flow["verifier"]
         )
-        secret = secret_of(self.config)
-        auth = ClientAuth(self.config.client_id, secret, self._method(secret))
+        auth = ClientAuth(self.config.client_id, self._secret, self._method())
         where, headers, body = auth.prepare("POST", self._endpoint("token_endpoint"), dict(DEFAULT_HEADERS), body)
         try:
             tokens = document(where, form=body.encode(), headers=headers, also=_READ)
@@ -246,10 +244,10 @@ class _Provider:
             raise self._refused(tokens.get("error"))
         return tokens
 
-    def _method(self, secret: str | None) -> str:
+    def _method(self) -> str:
         """Return how this ledger shows its secret; basic is what an issuer takes that states nothing."""
         stated = self._discovery().get("token_endpoint_auth_methods_supported")
-        if secret is None:
+        if self._secret is None:
             return "none"
         is_post = isinstance(stated, list) and "client_secret_basic" not in stated and "client_secret_post" in stated
         return "client_secret_post" if is_post else "client_secret_basic"

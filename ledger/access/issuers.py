@@ -61,6 +61,7 @@ def _tenant(value: UUID) -> UUID:
 
 Text = Annotated[str, StringConstraints(min_length=1, max_length=1024)]
 Url = Annotated[Text, AfterValidator(checked_url)]
+SCOPES_MAX: Final = 20
 Names = Annotated[list[Annotated[str, StringConstraints(min_length=1, max_length=63)]], Field(min_length=1)]
 
 
@@ -98,6 +99,17 @@ class Secret(_Strict):
         return self
 
 
+_VISIBLE: Final = r"^[!-~]{1,255}$"
+
+
+def _with_openid(scopes: list[str]) -> list[str]:
+    if "openid" not in scopes or len(scopes) > SCOPES_MAX:
+        raise PydanticCustomError(
+            "scopes", f"must have `openid`, without which no ID token is sent, and at most {SCOPES_MAX}"
+        )
+    return scopes
+
+
 class IssuerConfig(_Strict):
     """An issuer in the configuration. Without `jwks_uri` its keys are found by discovery. With `client_id` people sign
     in to the pages by it."""
@@ -107,8 +119,13 @@ class IssuerConfig(_Strict):
     algorithms: Annotated[list[Algorithm], Field(min_length=1)]
     jwks_uri: Url | None = None
     leeway_seconds: Annotated[int, Field(ge=0, le=300)] = 60
-    client_id: Annotated[str, StringConstraints(pattern=r"^[\x21-\x7e]{1,255}$")] | None = None
+    client_id: Annotated[str, StringConstraints(pattern=_VISIBLE)] | None = None
     client_secret: Secret | None = None
+    scopes: Annotated[list[Annotated[str, StringConstraints(pattern=_VISIBLE)]], AfterValidator(_with_openid)] = [
+        "openid",
+        "profile",
+        "email",
+    ]
     rules: Annotated[list[Rule], Field(min_length=1)]
 
     @model_validator(mode="after")
@@ -128,6 +145,7 @@ class IssuerConfig(_Strict):
 
 
 SECRET_BYTES_MAX: Final = 4096
+"""The longest file of a client's secret that is read."""
 
 
 def secret_of(config: IssuerConfig) -> str | None:

@@ -186,6 +186,7 @@ class Provider(Issuer):
         self.method = "client_secret_basic"
         self.codes: dict[str, Code] = {}
         self.tokens: list[dict[str, Any]] = []
+        self.host = urlsplit(url).netloc
         self.server = Server(self)
 
     def respond(self, request: Request) -> tuple[int, dict[str, str], bytes]:
