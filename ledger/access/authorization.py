@@ -19,13 +19,17 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from urllib.parse import quote
 
 from ledger.access.issuers import IssuerConfig, secret_of
 from ledger.access.keys import Keyring
 from ledger.access.oidc import Identity, Issuers, Unusable, discovered, document, endpoint
 from ledger.access.sessions import Once, Sessions, Subject
 from ledger.errors import LedgerError, NotFound, Overloaded, Unauthenticated
+
+if TYPE_CHECKING:
+    from authlib.oauth2.auth import ClientAuth
 
 log = logging.getLogger(__name__)
 
@@ -227,15 +231,15 @@ class _Provider:
 
     def exchanged(self, code: str, flow: Mapping[str, str]) -> dict[str, Any]:
         """Return the tokens for a code. Raises Unauthenticated, and Overloaded if the issuer does not answer."""
-        from authlib.oauth2.auth import ClientAuth
         from authlib.oauth2.client import DEFAULT_HEADERS
         from authlib.oauth2.rfc6749.parameters import prepare_token_request
 
         body = prepare_token_request(
             "authorization_code", code=code, redirect_uri=flow["redirect_uri"], code_verifier=flow["verifier"]
         )
-        auth = ClientAuth(self.config.client_id, self._secret, self._method())
-        where, headers, body = auth.prepare("POST", self._endpoint("token_endpoint"), dict(DEFAULT_HEADERS), body)
+        where, headers, body = self._client().prepare(
+            "POST", self._endpoint("token_endpoint"), dict(DEFAULT_HEADERS), body
+        )
         try:
             tokens = document(where, form=body.encode(), headers=headers, also=_READ)
         except Unusable as error:
@@ -244,13 +248,21 @@ class _Provider:
             raise self._refused(tokens.get("error"))
         return tokens
 
-    def _method(self) -> str:
-        """Return how this ledger shows its secret; basic is what an issuer takes that states nothing."""
+    def _client(self) -> ClientAuth:
+        """Return how this ledger shows who it is; basic is what an issuer takes that states nothing."""
+        from authlib.oauth2.auth import ClientAuth
+
+        client_id, secret = str(self.config.client_id), self._secret
+        if secret is None:
+            return ClientAuth(client_id, None, "none")
         stated = self._discovery().get("token_endpoint_auth_methods_supported")
-        if self._secret is None:
-            return "none"
-        is_post = isinstance(stated, list) and "client_secret_basic" not in stated and "client_secret_post" in stated
-        return "client_secret_post" if is_post else "client_secret_basic"
+        methods = stated if isinstance(stated, list) else ["client_secret_basic"]
+        encoded = [quote(part, safe="") for part in (client_id, secret)]
+        # Issuers differ in whether they decode what RFC 6749, 2.3.1, has a client encode. In a body it is clear.
+        is_clear = encoded == [client_id, secret] and "client_secret_basic" in methods
+        if "client_secret_post" in methods and not is_clear:
+            return ClientAuth(client_id, secret, "client_secret_post")
+        return ClientAuth(*encoded, "client_secret_basic")
 
     def _endpoint(self, name: str) -> str:
         try:

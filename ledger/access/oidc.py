@@ -89,7 +89,7 @@ _AT_SIGN_IN: Final[Mapping[str, str]] = {
     "issuer": "its `iss` names another issuer.",
     "algorithm": "its algorithm is not among `algorithms` of LEDGER_OIDC_FILE.",
     "type": "its `typ` is not JWT.",
-    "kid": "the issuer publishes no key with its `kid` for its algorithm.",
+    "kid": "it has no `kid`, or the issuer publishes no key with that for its algorithm.",
     "no-keys": "the keys of the issuer cannot be fetched. Try again later.",
     "signature": "its signature is wrong.",
     "audience": "its `aud` is not the `client_id` of LEDGER_OIDC_FILE alone.",

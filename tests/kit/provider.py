@@ -28,7 +28,8 @@ from joserfc.jwk import RSAKey
 from tests.kit.issuer import Answers, Issuer, private_key
 
 CLIENT = "the-ledger"
-SECRET = "a secret: of+the/client%"
+SECRET = "100%41 of+the: client/"
+"""A side that forgets to encode or decode it gets another one."""
 PAGE = """<!doctype html><html lang="en"><title>Provider</title><main><h1>Sign in as {sub}?</h1>
 <form method="post"><button>Continue</button></form></main></html>"""
 

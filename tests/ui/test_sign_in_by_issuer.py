@@ -132,14 +132,17 @@ def test_signing_in_and_out(home: Home) -> None:
     assert home.visitor.get("/ui").status_code == 303
 
 
-@pytest.mark.parametrize("method", ["client_secret_post", "none"])
+@pytest.mark.parametrize("method", ["client_secret_post", "client_secret_basic", "none"])
 def test_clients_of_each_kind(home: Home, method: str) -> None:
     """Goal: providers that take the secret in the body, and clients without one, work too. Method: what discovery
-    states, and a configuration without a secret."""
+    states, a secret that is the same encoded, and a configuration without a secret."""
     if method == "none":
         issuers = [configured(home.tenant, home.provider)]
         home.file.write_text(json.dumps({"issuers": issuers}))
         home.provider.secret = None
+    if method == "client_secret_basic":
+        (home.file.parent / "secret").write_text("plain-secret")
+        home.provider.secret = "plain-secret"
     home.provider.method = method
     home.provider.discovery["token_endpoint_auth_methods_supported"] = [method]
     with InsideClient(application(home.database.model_copy(update={"oidc_file": home.file}))) as client:
@@ -210,7 +213,7 @@ def test_keys_and_types(home: Home) -> None:
     home.provider.kid = "hidden"
     answer = home.sign_in()
     assert answer.status_code == 401
-    assert "publishes no key with its `kid`" in words_of(answer.text)
+    assert "it has no `kid`, or the issuer publishes no key" in words_of(answer.text)
     home.provider.kid = "one"
     home.provider.published["keys"][0]["n"] = home.other.published["keys"][0]["n"]
     assert home.sign_in().status_code == 303
