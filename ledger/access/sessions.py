@@ -124,8 +124,6 @@ class Sessions:
 
     def _use_up(self, writing: Writing, actor: Actor, subject: Subject, once: Once, *, now_us: int) -> None:
         """Keep what a sign-in used up until it would have ended anyway, as a link that no secret opens."""
-        if writing.sessions.by_digest(once.digest, "link") is not None:
-            raise Unauthenticated(_USED)
         used = KeptSession(
             id=uuid4(),
             kind="link",
@@ -137,7 +135,8 @@ class Sessions:
             used_us=now_us,
             expires_us=now_us + once.seconds * 1_000_000,
         )
-        writing.sessions.add(used, once.digest)
+        if not writing.sessions.claim(used, once.digest):
+            raise Unauthenticated(_USED)
 
     def recognise(self, secret: str) -> Session:
         """Return the session of a secret, which counts as a use of it. Raises Unauthenticated."""

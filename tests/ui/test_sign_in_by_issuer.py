@@ -6,6 +6,7 @@ import json
 import logging
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -255,6 +256,26 @@ def test_a_sign_in_is_used_once(home: Home) -> None:
     second = home.back(**again)
     assert second.status_code == 401
     assert "used before" in words_of(second.text)
+
+
+def test_several_processes(home: Home) -> None:
+    """Goal: a sign-in that began at one process of a ledger ends at another, and is used up for all. Method: two
+    applications with one database and one signing key; all answers of one sign-in at the same moment, to both."""
+    settings = home.database.model_copy(update={"oidc_file": home.file})
+    address = home.begin()
+    answers = [home.agreed(address) for _ in range(6)]
+    with InsideClient(application(settings)) as client:
+        visitors = [Visitor(Ledger(client, home.ledger.key)), Visitor(home.ledger)]
+        visitors = [visitors[number % 2] for number in range(len(answers))]
+        cookie = f"ledger-sign-in={home.visitor.cookies['ledger-sign-in']}"
+
+        def status(visitor: Visitor, answer: dict[str, str]) -> int:
+            path = f"{home.path()}/back?{urlencode(answer)}"
+            return int(visitor.get(path, cookie=cookie).status_code)
+
+        with ThreadPoolExecutor(len(answers)) as pool:
+            statuses = list(pool.map(status, visitors, answers))
+    assert sorted(statuses) == [303, *[401] * (len(answers) - 1)]
 
 
 def test_ten_minutes(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
