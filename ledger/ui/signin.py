@@ -56,6 +56,7 @@ async def _page(ports: Ports, request: Request, *, status: int = 200, error: str
         "csrf": "",
         "done": DONE.get(request.query_params.get("done", "")),
         "error": error,
+        "is_wrong_key": error is not None and request.method == "POST",
         "next": safe_next(request.query_params.get("next", "")),
         "is_safe": sessions.is_safe(request),
         "issuers": ports.services().sign_ins.choices,
