@@ -64,7 +64,10 @@ ONLY_IN: dict[str, set[str]] = {
     "nvflare": {"client.nvflare"},
     "ray": {"client.sweeps.ray"},
     "jwt": {"verifier.jws", "access.oidc"},
-    "cryptography": {"verifier.jws", "verifier.dsse", "access.oidc"},
+    "cryptography": {"verifier.jws", "verifier.dsse", "access.oidc", "access.authorization"},
+    "authlib": {"access.authorization"},
+    # What Authlib's checks raise comes from it.
+    "joserfc": {"access.authorization"},
     "pydantic_settings": {"settings"},
     "matplotlib": {"report"},
     "reportlab": {"report"},

@@ -10,7 +10,21 @@ from pathlib import Path
 
 import pytest
 
-HEAVY = frozenset({"numpy", "scipy", "matplotlib", "reportlab", "alembic", "httpx", "jinja2", "yaml", "dp_accounting"})
+HEAVY = frozenset(
+    {
+        "numpy",
+        "scipy",
+        "matplotlib",
+        "reportlab",
+        "alembic",
+        "httpx",
+        "jinja2",
+        "yaml",
+        "dp_accounting",
+        "authlib",
+        "joserfc",
+    }
+)
 SERVER = HEAVY | {"sqlalchemy", "psycopg", "fastapi", "pydantic", "cryptography", "jwt", "uvicorn"}
 LISTED = "\nimport json, sys\nprint(json.dumps(sorted({name.partition('.')[0] for name in sys.modules})))"
 
@@ -30,6 +44,7 @@ async def idle():
 
 asyncio.run(idle())
 """
+PAGES = IDLE.replace("        pass", "        import ledger.ui.app")
 COSTS = """
 from ledger.accounting import closed_forms, gdp, numeric
 assert not numeric.is_ready()
@@ -68,6 +83,19 @@ def test_an_idle_server_has_nothing_that_works_numbers_out(tmp_path: Path) -> No
     imported = _imported(IDLE, tmp_path, LEDGER_DATABASE_URL=url)
     assert {"fastapi", "sqlalchemy", "ledger"} <= imported
     assert not imported & HEAVY
+
+
+def test_what_signs_people_in_by_issuers_comes_with_the_first(tmp_path: Path) -> None:
+    """Goal: Authlib is imported when somebody signs in by an issuer, and not before. Method: a server that has such an
+    issuer, with its pages."""
+    rule = {"claims": {"sub": "x"}, "tenant": "3f0e7a52-6a44-4d1a-9d0e-6f2f3c1c8f11", "role": "auditor"}
+    issuer = {"issuer": "https://issuer.example", "audience": "a", "algorithms": ["RS256"], "rules": [rule]}
+    file = tmp_path / "oidc.json"
+    file.write_text(json.dumps({"issuers": [{**issuer, "client_id": "a"}]}))
+    url = f"sqlite:///{tmp_path}/ledger.db"
+    imported = _imported(PAGES, tmp_path, LEDGER_DATABASE_URL=url, LEDGER_OIDC_FILE=str(file))
+    assert "jinja2" in imported
+    assert not imported & {"authlib", "joserfc"}
 
 
 @pytest.mark.parametrize("program", ["import ledger.client", HELP], ids=["client", "help"])

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 from uuid import UUID
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
 from ledger import mistakes
@@ -58,6 +61,7 @@ def _tenant(value: UUID) -> UUID:
 
 Text = Annotated[str, StringConstraints(min_length=1, max_length=1024)]
 Url = Annotated[Text, AfterValidator(checked_url)]
+SCOPES_MAX: Final = 20
 Names = Annotated[list[Annotated[str, StringConstraints(min_length=1, max_length=63)]], Field(min_length=1)]
 
 
@@ -82,20 +86,96 @@ class Rule(_Strict):
         return [name for name, expected in self.claims.items() if not _has(claims.get(name), expected)]
 
 
+class Secret(_Strict):
+    """Where a client's secret is kept: in a file, or in an environment variable."""
+
+    file: Text | None = None
+    variable: Text | None = None
+
+    @model_validator(mode="after")
+    def _is_one(self) -> Secret:
+        if (self.file is None) == (self.variable is None):
+            raise PydanticCustomError("secret", "must have either `file` or `variable`, and not the secret itself")
+        return self
+
+
+_VISIBLE: Final = r"^[!-~]{1,255}$"
+
+
+def _with_openid(scopes: list[str]) -> list[str]:
+    if "openid" not in scopes or len(scopes) > SCOPES_MAX:
+        raise PydanticCustomError(
+            "scopes", f"must have `openid`, without which no ID token is sent, and at most {SCOPES_MAX}"
+        )
+    return scopes
+
+
 class IssuerConfig(_Strict):
-    """An issuer in the configuration. Without `jwks_uri` its keys are found by discovery."""
+    """An issuer in the configuration. Without `jwks_uri` its keys are found by discovery. With `client_id` people sign
+    in to the pages by it."""
 
     issuer: Annotated[Url, AfterValidator(_issuer_url)]
     audience: Text
     algorithms: Annotated[list[Algorithm], Field(min_length=1)]
     jwks_uri: Url | None = None
     leeway_seconds: Annotated[int, Field(ge=0, le=300)] = 60
+    client_id: Annotated[str, StringConstraints(pattern=_VISIBLE)] | None = None
+    client_secret: Secret | None = None
+    scopes: Annotated[list[Annotated[str, StringConstraints(pattern=_VISIBLE)]], AfterValidator(_with_openid)] = [
+        "openid",
+        "profile",
+        "email",
+    ]
     rules: Annotated[list[Rule], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> IssuerConfig:
+        if self.client_secret is not None and self.client_id is None:
+            raise PydanticCustomError("client", "has a `client_secret` without a `client_id`: add `client_id`")
+        return self
+
+    @property
+    def slug(self) -> str:
+        """Return what the addresses of its sign-in have: its URL without the scheme, in letters, digits and `-`."""
+        return re.sub(r"[^a-z0-9]+", "-", self.issuer.partition("://")[2].lower()).strip("-")
+
+    def digest(self) -> str:
+        """Return a digest of all that is configured: a session ends when it changes."""
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
+
+
+SECRET_BYTES_MAX: Final = 4096
+"""The longest file of a client's secret that is read."""
+
+
+def secret_of(config: IssuerConfig) -> str | None:
+    """Return the secret of the client at an issuer; None for a public client. Raises Misconfigured, which names where
+    it was looked for."""
+    kept = config.client_secret
+    if kept is None:
+        return None
+    if kept.file is not None:
+        try:
+            with Path(kept.file).open("rb") as file:
+                raw = file.read(SECRET_BYTES_MAX)
+        except OSError as error:
+            raise Misconfigured(f"the client_secret file {kept.file} cannot be read: {error.strerror}") from None
+        secret, where = raw.decode("utf-8", "replace").strip(), f"the file {kept.file}"
+    else:
+        secret, where = os.environ.get(kept.variable or "", "").strip(), f"the environment variable {kept.variable}"
+    if not secret or not secret.isascii() or not secret.isprintable():
+        raise Misconfigured(f"{where} must have the client_secret of {config.issuer}: printable ASCII, and not empty")
+    return secret
 
 
 def _distinct(issuers: list[IssuerConfig]) -> list[IssuerConfig]:
     if len({one.issuer for one in issuers}) < len(issuers):
         raise PydanticCustomError("distinct", "must not name an issuer twice: list all rules of an issuer in one place")
+    slugs = [one.slug for one in issuers if one.client_id is not None]
+    if len(set(slugs)) < len(slugs):
+        raise PydanticCustomError(
+            "distinct", "has two issuers with a client_id whose URLs differ in punctuation alone: sign-in needs another"
+        )
     return issuers
 
 

@@ -133,6 +133,14 @@ class Keyring:
             self._known[digest] = _Known(caller, seconds)
         return caller
 
+    def demand_vouched(self, actor: Actor) -> None:
+        """Raise Unauthenticated unless an issuer's rule names a tenant that exists, and the token has time left."""
+        if self._bearer(actor)[0] is None:
+            raise Unauthenticated(
+                "The issuer's ID token has expired, or the rule that admits you names a tenant that does not exist. Ask"
+                " the operator of the ledger, whose log has the second."
+            )
+
     def uses(self) -> dict[UUID, dict[UUID, int]]:
         """Return when keys were used last, by tenant and key; only what was not returned before."""
         with self._lock:

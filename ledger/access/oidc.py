@@ -28,7 +28,7 @@ import jwt
 from cryptography.exceptions import UnsupportedAlgorithm
 from pydantic_core import PydanticCustomError
 
-from ledger.access.issuers import Algorithm, Configuration, IssuerConfig, checked_url, configuration
+from ledger.access.issuers import Algorithm, Configuration, IssuerConfig, checked_url, configuration, secret_of
 from ledger.addresses import is_loopback
 from ledger.core.people import Actor
 from ledger.errors import UNKNOWN_KEY, Unauthenticated
@@ -83,10 +83,25 @@ _TO_THE_HOLDER: Final[Mapping[str, str]] = {
 """What the holder of a signed token gets. Rules are named by the claims that differ, never by what they require."""
 RULES_NAMED_MAX: Final = 10
 
+_AT_SIGN_IN: Final[Mapping[str, str]] = {
+    "too-long": f"it has more than {TOKEN_LENGTH_MAX} characters. Let the provider put less into it.",
+    "malformed": "it is not a signed token.",
+    "issuer": "its `iss` names another issuer.",
+    "algorithm": "its algorithm is not among `algorithms` of LEDGER_OIDC_FILE.",
+    "type": "its `typ` is not JWT.",
+    "kid": "it has no `kid`, or the issuer publishes no key with that for its algorithm.",
+    "no-keys": "the keys of the issuer cannot be fetched. Try again later.",
+    "signature": "its signature is wrong.",
+    "audience": "its `aud` is not the `client_id` of LEDGER_OIDC_FILE alone.",
+    "expired": "it has expired. Sign in again, and compare the clocks of this server and its issuer.",
+}
+"""What a person gets whose sign-in failed, if it is not what the holder of a token gets."""
+
 _KEY_TYPES: Final = {"RS": "RSA", "PS": "RSA", "ES": "EC", "Ed": "OKP"}
 _TYPES: Final = frozenset({"jwt", "at+jwt", "application/at+jwt"})
 """The allowed values of `typ`, if it is there: identity and access tokens. An issuer also signs others, such as
 `logout+jwt`."""
+_ID_TYPES: Final = frozenset({"jwt"})
 _REQUIRED: Final = ["iss", "sub", "aud", "exp", "iat"]
 _TOKEN: Final = re.compile(r"(?!pbl_)[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*")
 
@@ -118,6 +133,14 @@ class _Refused(Exception):
         return Unauthenticated(f"The signature of this token is valid, but {said}", reason=self.reason)
 
 
+class Identity(NamedTuple):
+    """Who an ID token stands for, and its verified claims and header."""
+
+    actor: Actor
+    claims: dict[str, Any]
+    header: dict[str, Any]
+
+
 class Issuers:
     """Recognises callers by tokens of the configured issuers.
 
@@ -132,11 +155,15 @@ class Issuers:
     ) -> None:
         slots = threading.BoundedSemaphore(WAITING_MAX)
         self._issuers = {one.issuer: _Issuer(one, _Keys(one, slots, clock)) for one in configured.issuers}
+        self.of_people = tuple(one for one in configured.issuers if one.client_id is not None)
 
     @classmethod
     def load(cls, path: Path) -> Issuers:
         """Return the issuers that a file names. Raises Misconfigured. Nothing is fetched yet."""
-        return cls(configuration(path))
+        made = cls(configuration(path))
+        for one in made.of_people:
+            secret_of(one)  # fail at the start, and not at the first sign-in
+        return made
 
     def recognise(self, token: str) -> Actor:
         """Return the actor that a token stands for. May fetch keys, so it blocks. Raises Unauthenticated."""
@@ -147,21 +174,41 @@ class Issuers:
             answer = refused.answer()
         raise answer
 
-    def _recognise(self, token: str) -> Actor:
-        if len(token) > TOKEN_LENGTH_MAX:
-            raise _Refused("too-long")
-        if not looks_like_token(token):
-            raise _Refused("malformed")
+    def identify(self, issuer: str, token: str) -> Identity:
+        """Return whom an ID token stands for that this issuer has just sent for a sign-in: by the checks of every
+        token, and made for the issuer's `client_id`. May fetch keys, so it blocks. Raises Unauthenticated."""
         try:
-            # Nothing here is trusted yet: it only selects the issuer and the key that must have signed the token.
-            read = jwt.decode_complete(token, options={"verify_signature": False})
-        except jwt.PyJWTError:
-            raise _Refused("malformed") from None
-        named = read["payload"].get("iss")
+            header, claims = _unverified(token)
+            if claims.get("iss") != issuer:
+                raise _Refused("issuer", issuer=issuer)
+            return self._issuers[issuer].identify(token, header)
+        except _Refused as refused:
+            log.info("an ID token of %s was refused: %s%s", issuer, refused.reason, refused.detail)
+            words = _AT_SIGN_IN.get(refused.reason) or _TO_THE_HOLDER[refused.reason].format(detail=refused.to_holder)
+            reason = refused.reason
+        raise Unauthenticated(f"{issuer} sent an ID token that this ledger does not accept: {words}", reason=reason)
+
+    def _recognise(self, token: str) -> Actor:
+        header, claims = _unverified(token)
+        named = claims.get("iss")
         issuer = self._issuers.get(named) if isinstance(named, str) else None
         if issuer is None:
             raise _Refused("issuer")
-        return issuer.recognise(token, read["header"])
+        return issuer.recognise(token, header)
+
+
+def _unverified(token: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return header and claims, of which nothing is trusted yet: they only select the issuer and the key that must have
+    signed the token. Raises _Refused."""
+    if len(token) > TOKEN_LENGTH_MAX:
+        raise _Refused("too-long")
+    if not looks_like_token(token):
+        raise _Refused("malformed")
+    try:
+        read = jwt.decode_complete(token, options={"verify_signature": False})
+    except jwt.PyJWTError:
+        raise _Refused("malformed") from None
+    return read["header"], read["payload"]
 
 
 class _Issuer:
@@ -172,22 +219,35 @@ class _Issuer:
         self._host = httpx.URL(config.issuer).host
 
     def recognise(self, token: str, header: Mapping[str, Any]) -> Actor:
+        return self._actor(self._verified(token, header, types=_TYPES, audience=self._config.audience))
+
+    def identify(self, token: str, header: dict[str, Any]) -> Identity:
+        client_id, audience = self._config.client_id, self._config.audience
+        if client_id is None:
+            self._refuse("audience")
+        claims = self._verified(token, header, types=_ID_TYPES, audience=client_id)
+        named = claims["aud"]
+        if isinstance(named, list) and not {*map(str, named)} <= {client_id, audience}:
+            self._refuse("audience")  # OpenID Connect Core 1.0, 3.1.3.7: no audience that is not trusted
+        return Identity(self._actor(claims), claims, header)
+
+    def _verified(
+        self, token: str, header: Mapping[str, Any], *, types: frozenset[str], audience: str
+    ) -> dict[str, Any]:
         algorithm, kid, kind = header.get("alg"), header.get("kid"), header.get("typ", "jwt")
         if algorithm not in self._config.algorithms:
             self._refuse("algorithm")
-        if not isinstance(kind, str) or kind.lower() not in _TYPES:
+        if not isinstance(kind, str) or kind.lower() not in types:
             self._refuse("type")
         if not isinstance(kid, str) or not 0 < len(kid) <= KID_LENGTH_MAX:
             self._refuse("kid")
-        return self._actor(self._verified(token, self._keys.find(kid, algorithm)))
-
-    def _verified(self, token: str, key: jwt.PyJWK) -> dict[str, Any]:
+        key = self._keys.find(kid, algorithm)
         try:
             return jwt.decode(
                 token,
                 key,  # which is bound to its algorithm
                 algorithms=self._config.algorithms,
-                audience=self._config.audience,
+                audience=audience,
                 issuer=self._config.issuer,
                 leeway=self._config.leeway_seconds,
                 options={"require": _REQUIRED, "enforce_minimum_key_length": True},
@@ -268,7 +328,7 @@ class _Held(NamedTuple):
     fetched: float
 
 
-class _Unusable(Exception):
+class Unusable(Exception):
     """An issuer's document cannot be fetched, or is not valid."""
 
 
@@ -319,8 +379,8 @@ class _Keys:
 
     def _fetch(self) -> None:
         try:
-            keys = _usable(_document(self._where()), self._config.algorithms)
-        except _Unusable as error:
+            keys = _usable(document(self._where()), self._config.algorithms)
+        except Unusable as error:
             log.warning("the keys of %s could not be fetched: %s", self._config.issuer, error)
         else:
             if not keys:
@@ -330,29 +390,39 @@ class _Keys:
             self._tried = self._clock()  # afterwards, so that the threads that waited do not each try again
 
     def _where(self) -> str:
-        """Return the address of the keys. The discovery document must name exactly this issuer (OpenID Connect
-        Discovery 1.0, 4)."""
+        """Return the address of the keys. Raises Unusable."""
         if self._config.jwks_uri is not None:
             return self._config.jwks_uri
-        document = _document(self._config.issuer.rstrip("/") + "/.well-known/openid-configuration")
-        if document.get("issuer") != self._config.issuer:
-            raise _Unusable("the discovery document names another issuer")
-        where = document.get("jwks_uri")
-        try:
-            url = httpx.URL(checked_url(where)) if isinstance(where, str) else None
-        except PydanticCustomError:
-            url = None
-        # An issuer elsewhere may not send requests to services on this machine.
-        if url is None or (is_loopback(url.host) and not is_loopback(httpx.URL(self._config.issuer).host)):
-            raise _Unusable("the discovery document has no jwks_uri that may be fetched")
-        return str(url)
+        return endpoint(discovered(self._config), "jwks_uri")
+
+
+def discovered(config: IssuerConfig) -> dict[str, Any]:
+    """Return the discovery document of an issuer, which must name exactly this issuer (OpenID Connect Discovery 1.0,
+    4.3). Raises Unusable."""
+    read = document(config.issuer.rstrip("/") + "/.well-known/openid-configuration")
+    if read.get("issuer") != config.issuer:
+        raise Unusable("the discovery document names another issuer")
+    return read
+
+
+def endpoint(discovery: Mapping[str, Any], name: str) -> str:
+    """Return an address of a discovery document. Raises Unusable unless requests may be sent there."""
+    where = discovery.get(name)
+    try:
+        url = httpx.URL(checked_url(where)) if isinstance(where, str) else None
+    except PydanticCustomError:
+        url = None
+    # An issuer elsewhere may not send requests to services on this machine.
+    if url is None or (is_loopback(url.host) and not is_loopback(httpx.URL(discovery["issuer"]).host)):
+        raise Unusable(f"the discovery document has no {name} that may be fetched")
+    return str(url)
 
 
 def _usable(document: Mapping[str, Any], algorithms: list[Algorithm]) -> dict[tuple[str, str], jwt.PyJWK]:
-    """Return a JWKS document's keys that verify signatures by these algorithms. Raises _Unusable if it has none."""
+    """Return a JWKS document's keys that verify signatures by these algorithms. Raises Unusable if it has none."""
     published = document.get("keys")
     if not isinstance(published, list):
-        raise _Unusable("the JWKS document has no list of keys")
+        raise Unusable("the JWKS document has no list of keys")
     usable: dict[tuple[str, str], jwt.PyJWK] = {}
     for jwk in published:
         if not isinstance(jwk, dict) or not isinstance(jwk.get("kid"), str) or jwk.get("use", "sig") != "sig":
@@ -376,28 +446,38 @@ def _key(jwk: dict[str, Any], algorithm: Algorithm) -> jwt.PyJWK | None:
     return None if weakness else key
 
 
-def _document(where: str) -> dict[str, Any]:
-    """Return a JSON object from the network, bounded in size and time. Raises _Unusable. Follows no redirection."""
+def document(
+    where: str,
+    *,
+    form: bytes | None = None,
+    headers: Mapping[str, str] | None = None,
+    also: frozenset[int] = frozenset(),
+) -> dict[str, Any]:
+    """Return a JSON object from the network, bounded in size and time. Raises Unusable. Follows no redirection.
+
+    form: what is sent there, with these headers. also: statuses of answers that are read beside 200.
+    """
     deadline = time.monotonic() + FETCH_SECONDS_MAX
     body = bytearray()
     # Not compressed, so that the limit on what arrives also limits what is read. A proxy cannot reach this machine.
-    headers = {"Accept": "application/json", "Accept-Encoding": "identity"}
+    given = {**(headers or {}), "Accept": "application/json", "Accept-Encoding": "identity"}
+    method = "GET" if form is None else "POST"
     try:
         with (
             httpx.Client(timeout=FETCH_SECONDS_MAX, trust_env=not is_loopback(httpx.URL(where).host)) as client,
-            client.stream("GET", where, headers=headers, follow_redirects=False) as response,
+            client.stream(method, where, content=form, headers=given, follow_redirects=False) as response,
         ):
-            if response.status_code != httpx.codes.OK:
-                raise _Unusable(f"{where} answered {response.status_code}")
+            if response.status_code != httpx.codes.OK and response.status_code not in also:
+                raise Unusable(f"{where} answered {response.status_code}")
             for chunk in response.iter_raw():
                 body += chunk
                 if len(body) > DOCUMENT_BYTES_MAX or time.monotonic() > deadline:
-                    raise _Unusable(f"{where} is too large or too slow")
-        document = json.loads(bytes(body))
+                    raise Unusable(f"{where} is too large or too slow")
+        read = json.loads(bytes(body))
     except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
-        raise _Unusable(f"{where} cannot be reached: {type(error).__name__}") from None
+        raise Unusable(f"{where} cannot be reached: {type(error).__name__}") from None
     except (ValueError, RecursionError):
-        raise _Unusable(f"{where} is not JSON") from None
-    if not isinstance(document, dict):
-        raise _Unusable(f"{where} is not a JSON object")
-    return document
+        raise Unusable(f"{where} is not JSON") from None
+    if not isinstance(read, dict):
+        raise Unusable(f"{where} is not a JSON object")
+    return read

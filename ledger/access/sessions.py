@@ -18,7 +18,7 @@ from uuid import UUID, uuid4
 from ledger.access.keys import actor_of, digest_of
 from ledger.core.people import Actor
 from ledger.errors import Unauthenticated
-from ledger.store import Reading, Store
+from ledger.store import Reading, Store, Writing
 from ledger.store.sessions import KeptSession, Kind
 
 PREFIX: Final[dict[Kind, str]] = {"session": "pbs_", "link": "pbo_"}
@@ -29,6 +29,7 @@ LINK_SECONDS: Final = 15 * 60
 NOTED_AFTER_US: Final = 60_000_000
 """How much older a session's noted use may be than its last one, so that not every page writes."""
 _ENDED: Final = "You are not signed in, or your session has ended. Sign in again."
+_USED: Final = "This sign-in was used before. Begin it again on the sign-in page."
 _LINK_ENDED: Final = (
     "This sign-in link was used before, or it is older than 15 minutes. Start the server again for a new one, or sign"
     " in with a key."
@@ -44,6 +45,14 @@ class Session:
     tenant: str
     csrf: str
     expires_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class Once:
+    """What a sign-in may use one time. digest: SHA-256 of what no link is. seconds: how long it could be used."""
+
+    digest: bytes
+    seconds: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,11 +96,16 @@ class Sessions:
         """Return the longest time that a session lasts."""
         return self._longest_us // 1_000_000
 
-    def begin(self, actor: Actor, subject: Subject | None = None) -> str:
-        """Begin a session, and return its secret. subject: if the actor has no key."""
+    def begin(self, actor: Actor, subject: Subject | None = None, *, once: Once | None = None) -> str:
+        """Begin a session, and return its secret. It ends with what vouched for the actor, if that has an end.
+
+        subject: if the actor has no key. once: what the sign-in uses up. Raises Unauthenticated if it was used before.
+        """
         with self._store.writing(actor.tenant_id) as writing:
             now_us = writing.now_us()
             writing.sessions.remove_ended(now_us=now_us, idle_before_us=now_us - self._idle_us)
+            if once is not None and subject is not None:
+                self._use_up(writing, actor, subject, once, now_us=now_us)
             writing.sessions.keep_newest(actor.principal_id, limit=OF_PRINCIPAL_MAX - 1)
             secret = _secret("session", actor.tenant_id)
             kept = KeptSession(
@@ -103,10 +117,26 @@ class Sessions:
                 csrf=secrets.token_bytes(SECRET_BYTES),
                 created_us=now_us,
                 used_us=now_us,
-                expires_us=now_us + self._longest_us,
+                expires_us=min(now_us + self._longest_us, actor.expires_us or now_us + self._longest_us),
             )
             writing.sessions.add(kept, digest_of(secret))
         return secret
+
+    def _use_up(self, writing: Writing, actor: Actor, subject: Subject, once: Once, *, now_us: int) -> None:
+        """Keep what a sign-in used up until it would have ended anyway, as a link that no secret opens."""
+        used = KeptSession(
+            id=uuid4(),
+            kind="link",
+            principal_id=actor.principal_id,
+            key_id=None,
+            subject=subject.kept(),
+            csrf=secrets.token_bytes(SECRET_BYTES),
+            created_us=now_us,
+            used_us=now_us,
+            expires_us=now_us + once.seconds * 1_000_000,
+        )
+        if not writing.sessions.claim(used, once.digest):
+            raise Unauthenticated(_USED)
 
     def recognise(self, secret: str) -> Session:
         """Return the session of a secret, which counts as a use of it. Raises Unauthenticated."""

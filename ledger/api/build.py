@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
 from uuid import UUID
 
+from ledger.access.authorization import SignIns
 from ledger.access.keys import Keyring
 from ledger.access.oidc import Issuers
 from ledger.access.sessions import Sessions
@@ -90,6 +91,10 @@ class Server:
                 log.error("the end of %s failed", type(part).__name__, exc_info=error)
 
 
+SEAL_TYPE: Final = "privacy-ledger-seal"
+"""The `typ` of a signature from which sign-ins that have begun are sealed. Nothing that is shown has it."""
+
+
 class Builder:
     """Builds a server. Keys and issuers are read when a builder is made, so an invalid file is reported at once."""
 
@@ -113,6 +118,10 @@ class Builder:
         services = self._services(store, writer, heads, courier, keyring, known, keeper)
         self._metrics.watch(writer, services.certificates, courier, services.reports)
         return Server(services=services, last_uses=LastUses(keyring, writer), publisher=publisher, keeper=keeper)
+
+    def _seal(self) -> bytes:
+        """Return a secret of all processes of this ledger: a signature that is made for this alone, and never shown."""
+        return self._signer.sign("{}", typ=SEAL_TYPE).encode()
 
     def _writer(self, store: Store, commits: _Commits, known: Known) -> Writer:
         settings = self._settings
@@ -192,15 +201,19 @@ class Builder:
             begin_within_us=begin_within_us,
             refusals_per_hour=self._settings.refusals_per_hour,
         )
+        of_people = () if self._issuers is None else self._issuers.of_people
+        sessions = Sessions(
+            store,
+            idle_seconds=self._settings.session_idle_seconds,
+            seconds_max=self._settings.session_seconds_max,
+            configured={one.issuer: one.digest() for one in of_people},
+        )
         return Services(
             store=store,
             writer=writer,
             keyring=keyring,
-            sessions=Sessions(
-                store,
-                idle_seconds=self._settings.session_idle_seconds,
-                seconds_max=self._settings.session_seconds_max,
-            ),
+            sessions=sessions,
+            sign_ins=SignIns(self._issuers, keyring, sessions, seal=self._seal),
             catalogue=catalogue,
             certificates=certificates,
             aside=aside,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Final
+from typing import Final, TypeVar
 
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers
@@ -20,6 +20,8 @@ from ledger.api.metrics import Metrics
 from ledger.api.observe import address_of, failed_sign_in
 from ledger.api.problems import of_error
 from ledger.errors import LedgerError, RateLimited, TooLarge, Unauthenticated
+
+T = TypeVar("T")
 
 KEY_LENGTH_MAX: Final = TOKEN_LENGTH_MAX
 """A key has 68 characters; the token of an issuer is longer."""
@@ -139,7 +141,7 @@ class Recogniser:
         self.keyring, self.metrics = keyring, metrics
         self._rate, self._failures = rate, failures
         self._familiar, self._looking = Familiar(), asyncio.Lock()
-        self._keys, self._tokens = Lane(), Lane()
+        self._keys, self._tokens, self._sign_ins = Lane(), Lane(), Lane()
         self._look_ups: dict[bytes, asyncio.Task[Caller]] = {}
         self._known = Lane(at_once=FAMILIAR_AT_ONCE_MAX, waiting_max=requests_max)
 
@@ -155,6 +157,23 @@ class Recogniser:
         """Let a caller in who was recognised by a session, and not by a header. Raises RateLimited."""
         scope.setdefault("state", {})["caller"] = caller
         self._demand_rate(caller)
+
+    async def turn(self, scope: Scope, work: Callable[[], T]) -> T:
+        """Return the result of a stranger's sign-in by an issuer, for which few wait at once. Raises RateLimited if too
+        many failed from this address, Overloaded, and what the work raises."""
+        where = (neighbourhood(address_of(scope)), "sign-in")
+        if wait := self._failures.wait_of(where):
+            failed_sign_in(self.metrics, scope, "limited")
+            raise RateLimited(
+                "Too many sign-ins failed from this address. Try again later.", retry_after_seconds=seconds(wait)
+            )
+        try:
+            async with self._sign_ins.turn():
+                return await run_in_threadpool(work)
+        except Unauthenticated:
+            self._failures.take(where)
+            failed_sign_in(self.metrics, scope, "unknown")
+            raise
 
     async def _caller(self, scope: Scope, header: str) -> Caller:
         scheme, _, secret = header.partition(" ")

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from ledger.access.issuers import configuration
+from ledger.errors import Misconfigured
 from ledger.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -43,7 +45,7 @@ def warn(settings: Settings) -> None:
 
 def open_files(settings: Settings) -> Iterator[OpenFile]:
     """Yield the files that others can read: an SQLite database with its side files, backups and keys; the signing key;
-    `.env`; and the file of trusted issuers, if others can change it."""
+    `.env`; the secrets of clients at issuers; and the file of trusted issuers, if others can change it."""
     secret = [*_of_database(settings.sqlite_file), Path(".env")]
     if settings.signing_key_file is not None:
         secret.append(settings.signing_key_file)
@@ -51,8 +53,21 @@ def open_files(settings: Settings) -> Iterator[OpenFile]:
         if (mode := _mode(path)) is not None and mode & 0o077:
             yield OpenFile(path, mode, is_secret=True)
     rules = settings.oidc_file
+    for path in () if rules is None else _of_clients(rules):
+        if (mode := _mode(path)) is not None and mode & 0o077:
+            yield OpenFile(path, mode, is_secret=True)
     if rules is not None and (mode := _mode(rules)) is not None and mode & 0o022:
         yield OpenFile(rules, mode, is_secret=False)
+
+
+def _of_clients(rules: Path) -> list[Path]:
+    """Return the files of the secrets of clients, which the file of issuers names."""
+    try:
+        issuers = configuration(rules).issuers
+    except Misconfigured:  # which the server reports
+        return []
+    secrets = (one.client_secret for one in issuers)
+    return [Path(kept.file) for kept in secrets if kept is not None and kept.file is not None]
 
 
 def _of_database(database: Path | None) -> list[Path]:

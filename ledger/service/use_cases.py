@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ledger.access.authorization import SignIns
 from ledger.access.keys import Keyring
 from ledger.access.sessions import Sessions
 from ledger.service.alerts import Alerts
@@ -36,6 +37,7 @@ class UseCases:
     writer: Writer
     keyring: Keyring
     sessions: Sessions
+    sign_ins: SignIns
     catalogue: Catalogue
     certificates: Certificates
     aside: Aside

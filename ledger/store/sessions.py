@@ -44,6 +44,11 @@ class SessionWriter(SessionReader):
     def add(self, session: KeptSession, digest: bytes) -> None:
         self.connection.execute(insert(sessions), {"tenant_id": self.tenant_id, "digest": digest, **session._asdict()})
 
+    def claim(self, session: KeptSession, digest: bytes) -> bool:
+        """Add one unless its digest is there. Return whether it was added: of several that do it at once, one adds."""
+        row = {"tenant_id": self.tenant_id, "digest": digest, **session._asdict()}
+        return bool(self.connection.execute(self._insert_new(sessions).returning(sessions.c.id), [row]).all())
+
     def note_use(self, session_id: UUID, *, now_us: int) -> None:
         """Write that a session is used now."""
         mine = (sessions.c.tenant_id == self.tenant_id, sessions.c.id == session_id)

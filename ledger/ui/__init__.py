@@ -6,6 +6,7 @@
     sessions    the cookie of a sign-in
     csrf        whether a change comes from a page of ours
     signin      signing in and out
+    by_issuer   signing in by an OpenID Connect issuer: to it, and back
     render      templates, and how numbers, times and names are written in them
     charts      figures as SVG, with their text alternative
     static      the style sheet and the script, which are ours

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -15,6 +15,8 @@ from starlette.types import Scope
 from ledger.access.roles import Caller
 from ledger.core.people import Actor
 from ledger.service.use_cases import UseCases
+
+T = TypeVar("T")
 
 
 class Door(Protocol):
@@ -25,6 +27,10 @@ class Door(Protocol):
 
     def enter(self, scope: Scope, caller: Caller) -> None:
         """Let a caller of a session in. Raises RateLimited."""
+
+    async def turn(self, scope: Scope, work: Callable[[], T]) -> T:
+        """Return the result of a stranger's sign-in by an issuer, in a thread. Raises RateLimited, Overloaded, and what
+        the work raises."""
 
 
 class Room(Protocol):

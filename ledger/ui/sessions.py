@@ -15,7 +15,8 @@ from ledger.addresses import is_loopback
 from ledger.errors import Forbidden
 
 NAME: Final = "ledger-session"
-SecureName: Final = f"__Host-{NAME}"
+BEGUN: Final = "ledger-sign-in"
+"""The name of the cookie of a sign-in by an issuer that has begun."""
 
 
 def is_safe(request: Request) -> bool:
@@ -32,17 +33,17 @@ def demand_safe(request: Request) -> None:
         )
 
 
-def secret_of(request: Request) -> str | None:
+def secret_of(request: Request, *, name: str = NAME) -> str | None:
     """Return the secret that the browser sent, if it sent one."""
-    return request.cookies.get(SecureName if request.url.scheme == "https" else NAME)
+    return request.cookies.get(f"__Host-{name}" if request.url.scheme == "https" else name)
 
 
-def keep(request: Request, response: Response, secret: str, *, seconds: int) -> None:
+def keep(request: Request, response: Response, secret: str, *, seconds: int, name: str = NAME) -> None:
     """Let the browser keep a secret for this long."""
     is_https = request.url.scheme == "https"
     same: Literal["lax"] = "lax"
     response.set_cookie(
-        SecureName if is_https else NAME,
+        f"__Host-{name}" if is_https else name,
         secret,
         max_age=seconds,
         path="/",
@@ -52,6 +53,6 @@ def keep(request: Request, response: Response, secret: str, *, seconds: int) -> 
     )
 
 
-def forget(request: Request, response: Response) -> None:
+def forget(request: Request, response: Response, *, name: str = NAME) -> None:
     """Let the browser forget it."""
-    keep(request, response, "", seconds=0)
+    keep(request, response, "", seconds=0, name=name)

@@ -1,4 +1,4 @@
-"""Signing in: by a key in a form, or by a link that works once; and signing out.
+"""Signing in: by a key in a form, by a link that works once, or by an issuer; and signing out.
 
 A key is in the body of one request, and nowhere else: no address, no storage of the browser, no log.
 """
@@ -16,8 +16,8 @@ from starlette.responses import RedirectResponse, Response
 from ledger.access.keys import PREFIX
 from ledger.access.roles import Operator
 from ledger.access.sessions import Session
-from ledger.errors import Forbidden, LedgerError, NotFound, Unauthenticated
-from ledger.ui import csrf, render, sessions
+from ledger.errors import Forbidden, InvalidRequest, LedgerError, NotFound, Overloaded, Unauthenticated
+from ledger.ui import by_issuer, csrf, render, sessions
 from ledger.ui.ports import Ports
 from ledger.ui.view import DONE
 
@@ -40,22 +40,26 @@ async def answer(ports: Ports, request: Request, form: Mapping[str, str]) -> Res
             return await _out(ports, request, form)
     elif method in ("GET", "HEAD"):
         if path == PATH:
-            return await _page(request)
+            return await _page(ports, request)
+        if path.startswith(by_issuer.PATH):
+            return await _by_issuer(ports, request)
         link = _LINK.fullmatch(path)
         if link is not None:
             return await _by_link(ports, request, link[1])
     raise NotFound("No page has this address. Sign in, and use the menu.")
 
 
-async def _page(request: Request, *, status: int = 200, error: str | None = None) -> Response:
+async def _page(ports: Ports, request: Request, *, status: int = 200, error: str | None = None) -> Response:
     facts: dict[str, Any] = {
         "session": None,
         "here": PATH,
         "csrf": "",
         "done": DONE.get(request.query_params.get("done", "")),
         "error": error,
+        "is_wrong_key": error is not None and request.method == "POST",
         "next": safe_next(request.query_params.get("next", "")),
         "is_safe": sessions.is_safe(request),
+        "issuers": ports.services().sign_ins.choices,
     }
     return await run_in_threadpool(render.page, "sign_in.html", status=status, **facts)
 
@@ -74,7 +78,7 @@ async def _by_key(ports: Ports, request: Request, form: Mapping[str, str]) -> Re
             )
     except LedgerError as error:
         problem = ports.explained(error)
-        return await _page(request, status=problem["status"], error=problem["detail"])
+        return await _page(ports, request, status=problem["status"], error=problem["detail"])
     secret = await run_in_threadpool(ports.services().sessions.begin, caller)
     return _in(ports, request, secret, safe_next(form.get("next", "")))
 
@@ -86,8 +90,24 @@ async def _by_link(ports: Ports, request: Request, link: str) -> Response:
     try:
         secret = await run_in_threadpool(ports.services().sessions.redeem, link)
     except Unauthenticated as error:
-        return await _page(request, status=401, error=ports.explained(error)["detail"])
+        return await _page(ports, request, status=401, error=ports.explained(error)["detail"])
     return _in(ports, request, secret, "/ui")
+
+
+async def _by_issuer(ports: Ports, request: Request) -> Response:
+    sessions.demand_safe(request)
+    if request.method == "HEAD":  # who only looks begins nothing and uses nothing up
+        return Response(status_code=204)
+    try:
+        went = await by_issuer.answer(ports, request, safe_next(request.query_params.get("next", "")))
+        if isinstance(went, Response):
+            return went
+        response = _in(ports, request, went.secret, safe_next(went.next))
+    except (Unauthenticated, Overloaded, InvalidRequest) as error:
+        problem = ports.explained(error)
+        response = await _page(ports, request, status=problem["status"], error=problem["detail"])
+    sessions.forget(request, response, name=sessions.BEGUN)
+    return response
 
 
 def _in(ports: Ports, request: Request, secret: str, path: str) -> Response:

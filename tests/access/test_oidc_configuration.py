@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from ledger.access import keys
+from ledger.access.issuers import secret_of
 from ledger.access.oidc import Issuers
 from ledger.api.app import create_app
 from ledger.errors import Misconfigured
@@ -47,6 +48,17 @@ MISCONFIGURED: list[tuple[dict[str, Any], str]] = [
     ({"leeway_seconds": "60"}, "issuers.0.leeway_seconds: "),
     ({"rules": []}, "issuers.0.rules: "),
     ({"secret": SECRET}, "issuers.0.secret: is not a field here"),
+    ({"client_id": ""}, "issuers.0.client_id: "),
+    ({"client_id": "a b"}, "issuers.0.client_id: "),
+    ({"client_secret": {"variable": "X"}}, "issuers.0: has a `client_secret` without a `client_id`"),
+    ({"client_id": "a", "client_secret": SECRET}, "issuers.0.client_secret: "),
+    ({"client_id": "a", "client_secret": {}}, "issuers.0.client_secret: must have either `file` or `variable`"),
+    (
+        {"client_id": "a", "client_secret": {"file": "/x", "variable": "X"}},
+        "issuers.0.client_secret: must have either `file` or `variable`",
+    ),
+    ({"client_id": "a", "scopes": ["email"]}, "issuers.0.scopes: must have `openid`"),
+    ({"client_id": "a", "scopes": ["openid", "a b"]}, "issuers.0.scopes.1: "),
     (with_rule(claims={}), "issuers.0.rules.1.claims: "),
     (with_rule(claims={"sub": "*"}), "issuers.0.rules.1.claims.sub"),
     (with_rule(claims={"sub": "a*b*"}), "issuers.0.rules.1.claims.sub"),
@@ -93,3 +105,33 @@ def test_files_that_are_none(tmp_path: Path, database: Settings) -> None:
             create_app(database.model_copy(update={"oidc_file": file}))
     file.write_text(said)
     Issuers.load(file)
+
+
+def test_the_secret_of_a_client(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Goal: a server that could not sign anybody in does not start, and shows no secret. Method: files and variables
+    that are missing, empty, or have what cannot be sent; two issuers whose sign-ins would have one address."""
+    file, secret = tmp_path / "oidc.json", tmp_path / "secret"
+
+    def load(**kept: str) -> Issuers:
+        file.write_text(json.dumps({"issuers": [{**SAID, "client_id": "a", "client_secret": kept}]}))
+        return Issuers.load(file)
+
+    monkeypatch.delenv("CLIENT_SECRET", raising=False)
+    for text in (None, "", " \n", f"{SECRET}\nX", f"{SECRET}\N{SNOWMAN}"):
+        if text is not None:
+            secret.write_text(text)
+            monkeypatch.setenv("CLIENT_SECRET", text)
+        for kept in ({"file": str(secret)}, {"variable": "CLIENT_SECRET"}):
+            with pytest.raises(
+                Misconfigured, match=r"secret.*(cannot be read|must have the client_secret)|CLIENT_SECRET"
+            ) as raised:
+                load(**kept)
+            assert SECRET not in str(raised.value)
+    secret.write_text(f"{SECRET}\n")
+    (one,) = load(file=str(secret)).of_people
+    assert secret_of(one) == SECRET
+    assert SECRET not in repr(one)
+    alike = [{**SAID, "client_id": "a"}, {**SAID, "issuer": "https://issuer-example", "client_id": "a"}]
+    file.write_text(json.dumps({"issuers": alike}))
+    with pytest.raises(Misconfigured, match="issuers: has two issuers with a client_id"):
+        Issuers.load(file)

@@ -240,7 +240,7 @@ def test_an_issuer_elsewhere_does_not_send_us_to_ourselves(issuer: Issuer, monke
         asked.append(where)
         return {"issuer": "https://issuer.example", "jwks_uri": f"{issuer.url}/keys"}
 
-    monkeypatch.setattr(oidc, "_document", document)
+    monkeypatch.setattr(oidc, "document", document)
     trust = Trust(issuer.said(issuer="https://issuer.example"))
     assert trust.reason(issuer.token(iss="https://issuer.example")) == "no-keys"
     assert asked == ["https://issuer.example/.well-known/openid-configuration"]

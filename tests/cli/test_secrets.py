@@ -9,6 +9,7 @@ import re
 import shlex
 import subprocess
 import sys
+import uuid
 from pathlib import Path
 
 import pytest
@@ -234,3 +235,19 @@ def test_rules_for_tokens_may_be_read_but_not_changed(tmp_path: Path) -> None:
     assert [found.remedy for found in openness.open_files(settings)] == [f"chmod 600 {key}"]
     rules.chmod(0o666)
     assert [found.remedy for found in openness.open_files(settings)] == [f"chmod 600 {key}", f"chmod go-w {rules}"]
+
+
+def test_the_secret_of_a_client_is_nobody_elses_to_read(tmp_path: Path) -> None:
+    """Goal: the file of a client's secret is one that others must not read. Method: the file of issuers names it."""
+    rules, secret = tmp_path / "oidc.json", tmp_path / "client secret"
+    secret.write_text("x")
+    secret.chmod(OPEN)
+    rule = {"claims": {"sub": "x"}, "tenant": str(uuid.uuid4()), "role": "auditor"}
+    issuer = {"issuer": "https://issuer.example", "audience": "a", "algorithms": ["RS256"], "rules": [rule]}
+    client = {"client_id": "a", "client_secret": {"file": str(secret)}}
+    rules.write_text(json.dumps({"issuers": [{**issuer, **client}]}))
+    rules.chmod(0o600)
+    settings = Settings(database_url="postgresql://a@b/c", oidc_file=rules)
+    assert [found.remedy for found in openness.open_files(settings)] == [f"chmod 600 '{secret}'"]
+    secret.chmod(0o600)
+    assert not list(openness.open_files(settings))
