@@ -227,6 +227,25 @@ def test_two_people_write_off(site: Site) -> None:
     assert [found["error"] for found in check_journals(backup)] == [None, None]
 
 
+def test_a_contradicted_dataset_is_retired(site: Site) -> None:
+    """Goal: a dataset that cannot be written off is retired, which settles nothing else: it and what is derived from it
+    stay closed, also after a restart. Method: the entry takes the number of the one that was lost; a retirement with
+    something beside it is refused; then the rows."""
+    backup, _, _ = lose(site)
+    path = "/v1/datasets/lost"
+    with site.served(backup) as ledger:
+        more = ledger.patch(path, {"state": "retired", "title": "Lost", "reason": "restored"})
+        assert more.json()["code"] == "journal-contradicted"
+        assert ok(ledger.patch(path, {"state": "retired", "reason": "restored"}))["state"] == "retired"
+    for _ in range(2):
+        with site.served(backup) as ledger:
+            assert len(ok(ledger.get("/readyz"))["contradicted"]) == 1
+            assert ledger.ask(datasets=["lost"]).json()["code"] == "journal-contradicted"
+            assert ledger.patch(path, {"state": "active", "reason": "x"}).json()["code"] == "journal-contradicted"
+            assert ledger.get(f"{path}/head").json()["code"] == "journal-broken"
+    assert [found["error"] for found in check_journals(backup)] == [None, None]
+
+
 def until_contradicted(ledger: Ledger) -> list[dict[str, Any]]:
     """What /readyz lists, as soon as it does."""
     due = time.monotonic() + 60
