@@ -179,8 +179,8 @@ def _demand_all_given(writing: Writing, journals: Mapping[UUID, _Journal]) -> No
     if lacking:
         name, run_id = min(lacking.items())
         raise InvalidRequest(
-            f"exports: run {run_id} is in the journal of {name} too, which lost its entries. A run is put back in all of"
-            f" its datasets at once. Add the exports of {', '.join(sorted(lacking)[:_NAMED_MAX])} to this call",
+            f"exports: run {run_id} is in the journal of {name} too, which lost its entries. A run is put back in all"
+            f" of its datasets at once. Add the exports of {', '.join(sorted(lacking)[:_NAMED_MAX])} to this call",
             field="exports",
             lacking=sorted(lacking)[:_NAMED_MAX],
         )

@@ -99,6 +99,14 @@ class Known:
         errors = {index: self._refusal(tenant_id, command, stuck) for index, command in commands.items()}
         return {index: error for index, error in errors.items() if error is not None}
 
+    def refusal_on(self, tenant_id: UUID, dataset_ids: Iterable[UUID]) -> JournalContradicted | None:
+        """Return why nothing is decided on one of these datasets, by what is known already; None if nothing speaks
+        against it. For answers that decide nothing, whose rows may be older than the newest decision."""
+        if not self._contradicted:
+            return None
+        reasons = (self._reason((tenant_id, dataset_id)) for dataset_id in dataset_ids)
+        return next((reason.error() for reason in reasons if reason is not None), None)
+
     def _stuck(self, tenant_id: UUID, datasets: Iterable[Dataset]) -> Mapping[UUID, JournalContradicted]:
         found: dict[UUID, JournalContradicted] = {}
         for dataset in datasets:

@@ -120,8 +120,16 @@ def test_a_run_on_what_is_derived_from_a_contradicted_dataset(site: Site) -> Non
     with site.served() as ledger:
         ok(ledger.ask(BIG, datasets=["root"]))
     with site.served(backup) as ledger:
+        ledger.register(name="whole")
         for name in ("root", "leaf"):
             assert ledger.ask(BIG, datasets=[name]).json()["code"] == "journal-contradicted"
+            run = {"mechanism": BIG, "datasets": [name]}
+            assert ledger.post("/v1/plan", run).json()["code"] == "journal-contradicted"
+            for most in (False, True):
+                both = {"runs": [run, {**run, "datasets": ["whole"]}], "as_many_as_fit": most}
+                planned = ok(ledger.post("/v1/plan/runs", both))
+                first = planned["runs"][0]
+                assert (first["fits"], first["code"]) == (False, "journal-contradicted")
 
 
 def test_a_database_that_is_put_back_under_a_running_server(site: Site) -> None:
