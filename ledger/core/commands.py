@@ -103,6 +103,11 @@ class Change(_OnDataset):
     consent: Consent
     costing: Literal["residual"] | None = None
 
+    @property
+    def only_retires(self) -> bool:
+        """Return whether it retires the dataset and changes nothing else."""
+        return self.state == "retired" and (self.title, self.description, self.costing) == (None, None, None)
+
 
 @dataclass(frozen=True, slots=True)
 class SetBudget(_OnDataset):

@@ -7,10 +7,11 @@ must hold before anything is committed.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
 
 from ledger.core.amounts import Amount, microseconds
@@ -32,6 +33,9 @@ from ledger.verifier.export import Line
 from ledger.verifier.jws import PublicKeys
 from ledger.verifier.verify import Verified, lines_of, verify
 from ledger.verifier.witness import Witnesses
+
+_NAMED_MAX: Final = 20
+"""The most datasets that an error names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +106,8 @@ def _entry(dataset_id: UUID, line: Line) -> Entry:
 def _write(writing: Writing, journals: Mapping[UUID, _Journal]) -> list[PutBack]:
     for journal in journals.values():
         _demand_goes_on(writing, journal)
+    _demand_all_given(writing, journals)
+    _demand_all_given(writing, journals)
     gone = [_registered(writing, journal) for journal in journals.values() if journal.stored == 0]
     if len(writing.datasets.claim_names(gone)) != len(gone):
         taken = ", ".join(command.definition.name for command in gone)
@@ -123,7 +129,8 @@ def _write(writing: Writing, journals: Mapping[UUID, _Journal]) -> list[PutBack]
     heads = {id_: journal.replayed.head for id_, journal in journals.items()}
     decided = after.copy()  # a new run is written as it was decided, and then moved
     for run_id in after.runs.keys() - before.runs.keys():
-        decided.runs[run_id] = replace(after.runs[run_id], started_us=None, ended_us=None, reported_us=None)
+        run = after.runs[run_id]
+        decided.runs[run_id] = replace(run, started_us=None, ended_us=None, reported_us=None, corrections=0)
     writing.books.save(before, decided, heads)
     writing.books.save(decided, after, heads)
     writing.claims.claim(_claims(new))
@@ -147,6 +154,78 @@ def _demand_goes_on(writing: Writing, journal: _Journal) -> None:
             f" {min(end[0], len(journal.lines))} at the latest. Write off what it lost: privacy-ledger dataset budget",
             field="exports",
         )
+
+
+def _demand_all_given(writing: Writing, journals: Mapping[UUID, _Journal]) -> None:
+    """Check that no other journal lacks entries of the runs that are put back: a run is put back in all of its datasets
+    or in none, else the others could not be put back any more. Raises InvalidRequest, which names them."""
+    counts, named = _runs_in(journals)
+    given = {journal.name for journal in journals.values()}
+    stored = writing.journals.run_entries(sorted(counts))
+    parents: dict[str, frozenset[str]] = {}
+    for journal in journals.values():
+        first = chain.parse(journal.lines[0].body)
+        parents[journal.name] = frozenset(parent["name"] for parent in first.get("derived_from", ()))
+    wanted = frozenset[str]().union(*named.values(), *parents.values())
+    definitions = writing.datasets.definitions(names=sorted(wanted), with_ancestors=True)
+    parents |= {each.name: frozenset(parent.name for parent in each.derived_from) for each in definitions}
+    ids = {each.name: each.id for each in definitions}
+    lacking: dict[str, UUID] = {}
+    for run_id, names in named.items():
+        for name in _with_ancestors(names, parents) - given:
+            there = sum(entry.dataset_id == ids.get(name) for entry in stored.get(run_id, ()))
+            if there < counts[run_id]:
+                lacking.setdefault(name, run_id)
+    if lacking:
+        name, run_id = min(lacking.items())
+        raise InvalidRequest(
+            f"exports: run {run_id} is in the journal of {name} too, which lost its entries. A run is put back in all"
+            f" of its datasets at once. Add the exports of {', '.join(sorted(lacking)[:_NAMED_MAX])} to this call",
+            field="exports",
+            lacking=sorted(lacking)[:_NAMED_MAX],
+        )
+
+
+def _runs_in(journals: Mapping[UUID, _Journal]) -> tuple[dict[UUID, int], dict[UUID, set[str]]]:
+    """Return, for each run in the missing entries, how many entries a journal has of it, and the datasets they name."""
+    counts: dict[UUID, int] = {}
+    named: dict[UUID, set[str]] = {}
+    for journal in journals.values():
+        missing = {run_id for line in journal.missing if (run_id := _run_id_of(chain.parse(line.body))) is not None}
+        own: Counter[UUID] = Counter()
+        for line in journal.lines:
+            facts = chain.parse(line.body)
+            run_id = _run_id_of(facts)
+            if run_id in missing and run_id is not None:
+                own[run_id] += 1
+                named.setdefault(run_id, set()).update(_named_by(facts, line.request))
+        counts.update({run_id: max(count, counts.get(run_id, 0)) for run_id, count in own.items()})
+    return counts, named
+
+
+def _run_id_of(facts: Mapping[str, Any]) -> UUID | None:
+    return UUID(facts["run"]) if "run" in facts else None
+
+
+def _named_by(facts: Mapping[str, Any], request: str | None) -> Iterable[str]:
+    """Yield the datasets that an entry of a run names beside its own. request: the one that stands in another entry."""
+    yield from facts.get("via", ())
+    if "request_in" in facts:
+        yield facts["request_in"]["dataset"]
+    asked = facts.get("request") or (chain.parse(request) if request is not None else {})
+    for use in asked.get("datasets", ()):
+        yield use if isinstance(use, str) else use["name"]
+
+
+def _with_ancestors(names: Iterable[str], parents: Mapping[str, Iterable[str]]) -> set[str]:
+    found: set[str] = set()
+    left = list(names)
+    while left:
+        name = left.pop()
+        if name not in found:
+            found.add(name)
+            left.extend(parents.get(name, ()))
+    return found
 
 
 def _registered(writing: Writing, journal: _Journal) -> Register:
@@ -269,6 +348,7 @@ def _run(run_id: UUID, journal: _Journal, places: Sequence[Place], before: Run |
         places=tuple(places) if before is None else before.places,
         reported_us=reported_us,
         r=stated.r,
+        corrections=stated.corrections,
     )
 
 

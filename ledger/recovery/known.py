@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 from uuid import UUID
 
-from ledger.core.commands import Command, Register, SetBudget
+from ledger.core.commands import Change, Command, Register, SetBudget
 from ledger.core.datasets import Dataset
 from ledger.core.entries import Entry
 from ledger.errors import JournalContradicted, LedgerError
@@ -99,6 +99,14 @@ class Known:
         errors = {index: self._refusal(tenant_id, command, stuck) for index, command in commands.items()}
         return {index: error for index, error in errors.items() if error is not None}
 
+    def refusal_on(self, tenant_id: UUID, dataset_ids: Iterable[UUID]) -> JournalContradicted | None:
+        """Return why nothing is decided on one of these datasets, by what is known already; None if nothing speaks
+        against it. For answers that decide nothing, whose rows may be older than the newest decision."""
+        if not self._contradicted:
+            return None
+        reasons = (self._reason((tenant_id, dataset_id)) for dataset_id in dataset_ids)
+        return next((reason.error() for reason in reasons if reason is not None), None)
+
     def _stuck(self, tenant_id: UUID, datasets: Iterable[Dataset]) -> Mapping[UUID, JournalContradicted]:
         found: dict[UUID, JournalContradicted] = {}
         for dataset in datasets:
@@ -117,11 +125,13 @@ class Known:
     def _refusal(
         self, tenant_id: UUID, command: Command, stuck: Mapping[UUID, JournalContradicted]
     ) -> JournalContradicted | None:
-        """Return the error for a command; None if it may be decided, as a steward's new budget may that accounts for
-        the lost entries. stuck: an error for each dataset that is contradicted."""
+        """Return the error for a command; None if it may be decided: a steward's new budget that accounts for the lost
+        entries, and retirement, which lets nothing begin. stuck: an error for each dataset that is contradicted."""
         if isinstance(command, Register):
             gone = self._gone(tenant_id, command.definition.name)
             return None if gone is None else gone.error()
+        if isinstance(command, Change) and command.only_retires:
+            return None
         found = next((stuck[id_] for id_ in command.dataset_ids if id_ in stuck), None)
         if found is None or not isinstance(command, SetBudget) or command.lost is None:
             return found

@@ -22,6 +22,7 @@ from ledger.core.datasets import Account
 from ledger.core.decision.group import Batched, Outcome, Unrecorded, decide, read_sets
 from ledger.core.people import Actor
 from ledger.errors import LedgerError
+from ledger.recovery.known import Known
 from ledger.service.asked import Item
 from ledger.service.asking import Asking
 from ledger.service.requests.fields import Strict
@@ -58,8 +59,8 @@ class PlanRuns(Strict):
 class RunsPlanner:
     """Plans several runs at once. Its coroutines belong to one event loop."""
 
-    def __init__(self, store: Store, asking: Asking) -> None:
-        self._store, self._asking = store, asking
+    def __init__(self, store: Store, asking: Asking, *, known: Known) -> None:
+        self._store, self._asking, self._known = store, asking, known
 
     async def plan(self, actor: Actor, request: PlanRuns, bodies: Sequence[Mapping[str, Any]]) -> PlannedRuns:
         """Return which of these runs would fit, asked for one after another, and what would be left of each dataset.
@@ -67,8 +68,13 @@ class RunsPlanner:
         bodies: the runs as they were sent. Raises TooLarge if their costs together take too much work.
         """
         items = [Item(str(uuid4()), run, body) for run, body in zip(request.runs, bodies, strict=True)]
-        commands = await self._asking.commands_of(actor, items)
+        commands = [self._decidable(actor, command) for command in await self._asking.commands_of(actor, items)]
         return await asyncio.to_thread(self._plan, actor, commands, takes_most=request.as_many_as_fit)
+
+    def _decidable(self, actor: Actor, command: Ask | LedgerError) -> Ask | LedgerError:
+        if isinstance(command, LedgerError):
+            return command
+        return self._known.refusal_on(actor.tenant_id, command.dataset_ids) or command
 
     def _plan(self, actor: Actor, commands: Sequence[Ask | LedgerError], *, takes_most: bool) -> PlannedRuns:
         asks = [command for command in commands if isinstance(command, Ask)]

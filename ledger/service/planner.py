@@ -40,6 +40,7 @@ from ledger.core.decision.runs import charged_accounts, demand_project_share
 from ledger.core.decision.waiting import waits_for
 from ledger.core.people import Actor
 from ledger.core.runs import Use
+from ledger.recovery.known import Known
 from ledger.service import answers, catalogue, delta_left, portions, sizes
 from ledger.service.bindings import bindings
 from ledger.service.catalogue import Catalogue, Resolved
@@ -218,16 +219,17 @@ class Planner:
         catalogue: Catalogue,
         costing: Costing,
         *,
+        known: Known,
         clock_seconds: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._store, self._catalogue, self._costing = store, catalogue, costing
+        self._store, self._catalogue, self._costing, self._known = store, catalogue, costing, known
         self._clock_seconds = clock_seconds
 
     async def plan(self, actor: Actor, request: PlanRequest) -> Planned:
         """Return what a run would cost and leave now, and how much of it would fit.
 
         Raises NotFound, UnitMismatch, InvalidMechanism, InvalidRequest if the mechanism has no such parameter, TooLarge
-        if it takes too long, and Overloaded if it gets no turn.
+        if it takes too long, Overloaded if it gets no turn, and JournalContradicted.
         """
         request, seen = await self._seen(actor, request)
         resolved, mechanism = seen.resolved, request.mechanism
@@ -281,6 +283,8 @@ class Planner:
 
     def _see(self, actor: Actor, resolved: Resolved, project: str | None) -> _Seen:
         read_sets = read_sets_of_uses(resolved.uses, project=project, principal_id=actor.principal_id)
+        if (refusal := self._known.refusal_on(actor.tenant_id, read_sets)) is not None:
+            raise refusal
         with self._store.reading(actor.tenant_id) as reading:
             books = reading.books.read(read_sets)
         demand_project_share(books, resolved.uses, project)

@@ -342,17 +342,17 @@ def cases(scene: Scene, row: Row, who: str) -> Iterator[tuple[str, Ledger]]:
 def test_every_key_and_every_call(scene: Scene) -> None:
     """Goal: a key opens what the contract gives it, and nothing else. Method: the table, cell by cell, over HTTP; runs
     both of one's own and of somebody else's."""
-    wrong = []
+    wrong, before = [], scene.spent()
     for row, who in itertools.product(ROWS, WHO):
         for whose, run_of in cases(scene, row, who):
             by = scene.clients[who]
             target = scene.target(row, run_of)
             is_change = row.method != "GET" and expected(row, who, whose) == "done"
-            before = scene.spent() if is_change else {}
             answer = scene.send(by, row, target)
-            after = scene.spent() if is_change else {}
+            after = scene.spent() if is_change else before
             if any(after[name] < spent for name, spent in before.items()):
                 wrong.append((row.method, row.path, who, whose, answer.status_code, "lowers what is spent"))
+            before = after
             scene.keep(row, run_of, is_used=answer.is_success)
             if outcome(answer) != expected(row, who, whose):
                 wrong.append((row.method, row.path, who, whose, answer.status_code, answer.text[:200]))

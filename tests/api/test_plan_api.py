@@ -364,7 +364,9 @@ def test_a_plan_takes_no_longer_than_it_may(ledger: Ledger) -> None:
     ledger.register()
     served = ledger.client.app.state.services
     seconds = itertools.count(0.0, SECONDS_MAX / 2)
-    slow = Planner(served.store, served.catalogue, served.costing, clock_seconds=lambda: next(seconds))
+    slow = Planner(
+        served.store, served.catalogue, served.costing, known=served.known, clock_seconds=lambda: next(seconds)
+    )
     ledger.client.app.state.services = replace(served, planner=slow)
     for count, changes, field in ((20, {"solve_for": "count"}, "solve_for"), (30, {}, "mechanism")):
         answer = plan(ledger, {"type": "gaussian", "noise_multiplier": 5, "count": count}, **changes)

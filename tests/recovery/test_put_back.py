@@ -38,6 +38,12 @@ def live(ledger: Ledger) -> None:
     runs = [ok(ledger.ask(small, datasets=["one", "two"], key=f"both-{number}")) for number in range(3)]
     ok(ledger.post(f"/v1/runs/{runs[0]['id']}/start"))
     ok(ledger.post(f"/v1/runs/{runs[0]['id']}/settle", {}))
+    truth = {"type": "gaussian", "noise_multiplier": 8}
+    ok(
+        ledger.post(
+            f"/v1/runs/{runs[0]['id']}/correction", {"mechanism": truth, "reason": "x", "decided_by_output": False}
+        )
+    )
     ok(ledger.post(f"/v1/runs/{runs[1]['id']}/void", {"reason": "not needed"}))
     ok(ledger.ask(small, datasets=["leaf"], key="of-leaf"))
     ok(ledger.ask({"type": "gaussian", "noise_multiplier": 20}, datasets=["one"], project="vision"))
@@ -100,6 +106,10 @@ def test_what_is_not_put_back(lost: tuple[Site, Settings, dict[str, list[str]], 
     with pytest.raises(InvalidRequest, match="at least one"):
         put_back(backup, {}, keys=keys)
     assert {found["dataset"] for found in check_kept(backup)} == {"one", "two", "leaf", "younger"}
+    for part, lacking in ((("one",), ["leaf", "two"]), (("two",), ["one"]), (("leaf", "two"), ["one"])):
+        with pytest.raises(InvalidRequest, match="Add the exports of") as refused:
+            put_back(backup, {name: exports[name] for name in part}, keys=keys)
+        assert set(lacking) <= set(refused.value.facts["lacking"])
     put_back(backup, {"younger": exports["younger"]}, keys=keys)
     assert {found["dataset"] for found in check_kept(backup)} == {"one", "two", "leaf"}
     with site.served(backup, kept=tmp_path / "another machine's") as ledger:

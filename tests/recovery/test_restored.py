@@ -120,8 +120,16 @@ def test_a_run_on_what_is_derived_from_a_contradicted_dataset(site: Site) -> Non
     with site.served() as ledger:
         ok(ledger.ask(BIG, datasets=["root"]))
     with site.served(backup) as ledger:
+        ledger.register(name="whole")
         for name in ("root", "leaf"):
             assert ledger.ask(BIG, datasets=[name]).json()["code"] == "journal-contradicted"
+            run = {"mechanism": BIG, "datasets": [name]}
+            assert ledger.post("/v1/plan", run).json()["code"] == "journal-contradicted"
+            for most in (False, True):
+                both = {"runs": [run, {**run, "datasets": ["whole"]}], "as_many_as_fit": most}
+                planned = ok(ledger.post("/v1/plan/runs", both))
+                first = planned["runs"][0]
+                assert (first["fits"], first["code"]) == (False, "journal-contradicted")
 
 
 def test_a_database_that_is_put_back_under_a_running_server(site: Site) -> None:
@@ -224,6 +232,25 @@ def test_two_people_write_off(site: Site) -> None:
         assert ledger.ask(datasets=["lost"]).json()["code"] == "journal-contradicted"
         ok(two.post(f"/v1/proposals/{proposed.json()['proposal']['id']}/approve", {}))
         assert ledger.ask(datasets=["lost"]).json()["code"] == "dataset-frozen"
+    assert [found["error"] for found in check_journals(backup)] == [None, None]
+
+
+def test_a_contradicted_dataset_is_retired(site: Site) -> None:
+    """Goal: a dataset that cannot be written off is retired, which settles nothing else: it and what is derived from it
+    stay closed, also after a restart. Method: the entry takes the number of the one that was lost; a retirement with
+    something beside it is refused; then the rows."""
+    backup, _, _ = lose(site)
+    path = "/v1/datasets/lost"
+    with site.served(backup) as ledger:
+        more = ledger.patch(path, {"state": "retired", "title": "Lost", "reason": "restored"})
+        assert more.json()["code"] == "journal-contradicted"
+        assert ok(ledger.patch(path, {"state": "retired", "reason": "restored"}))["state"] == "retired"
+    for _ in range(2):
+        with site.served(backup) as ledger:
+            assert len(ok(ledger.get("/readyz"))["contradicted"]) == 1
+            assert ledger.ask(datasets=["lost"]).json()["code"] == "journal-contradicted"
+            assert ledger.patch(path, {"state": "active", "reason": "x"}).json()["code"] == "journal-contradicted"
+            assert ledger.get(f"{path}/head").json()["code"] == "journal-broken"
     assert [found["error"] for found in check_journals(backup)] == [None, None]
 
 
