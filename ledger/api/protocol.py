@@ -190,10 +190,9 @@ class Patient(HttpToolsProtocol):
         self._shared: Connections = app_state[STATE]
         self._bounds = self._shared.settings
         self._awaited: Reason | Literal["idle"] | None = None
-        self._due, self._unsent = 0.0, 0
+        self._due, self._unsent, self._thrown_away = 0.0, 0, 0
         self._timer: asyncio.TimerHandle | None = None
         self._stalled: asyncio.TimerHandle | None = None
-        self._thrown_away = 0
         # What is parsed: whether a request's head is complete and its end is not, and the bytes since something was.
         self._has_head = self._is_broken = False
         self._undecided_bytes = 0
