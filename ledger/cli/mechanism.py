@@ -82,6 +82,8 @@ def started(declared: Mapping[str, Any], solve_for: str) -> dict[str, Any] | Non
     mechanism = BY_TYPE.get(declared.get("type", ""))
     if mechanism is None or solve_for in declared or solve_for not in _STARTS:
         return None
+    if solve_for == "steps" and "epochs" in declared:  # they are its epochs, as the server reads it
+        return None
     # One that has a default value was not left out.
     if all(field.name != solve_for or field.default not in (MISSING, None) for field in fields(mechanism)):
         return None
