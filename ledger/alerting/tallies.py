@@ -44,7 +44,7 @@ class Tallies:
         self.forget()
 
     def forget(self) -> None:
-        """Begin anew: another process looks now."""
+        """Begin again: another process looks now."""
         self._seen: dict[UUID, int] = {}
         self._queue: dict[UUID, None] = {}
         self._forecast_at_us: dict[UUID, int] = {}
