@@ -189,6 +189,9 @@ class Sessions:
             tenant_id = _tenant_of("link", secret)
         except Unauthenticated:
             raise Unauthenticated(_LINK_ENDED) from None
+        with self._store.reading(tenant_id) as reading:  # who only guesses takes no lock
+            if reading.sessions.by_digest(digest_of(secret), "link") is None:
+                raise Unauthenticated(_LINK_ENDED)
         with self._store.writing(tenant_id) as writing:
             kept, now_us = writing.sessions.by_digest(digest_of(secret), "link"), writing.now_us()
             is_mine = kept is not None and writing.sessions.remove(kept.id)

@@ -85,6 +85,8 @@ def started(declared: Mapping[str, Any], solve_for: str) -> dict[str, Any] | Non
     given = _DURATIONS if solve_for in _DURATIONS else {solve_for}
     if mechanism is None or given & declared.keys() or solve_for not in _STARTS:
         return None
+    if solve_for == "steps" and "epochs" in declared:  # they are its epochs, as the server reads it
+        return None
     # One that has a default value was not left out.
     if all(field.name != solve_for or field.default not in (MISSING, None) for field in fields(mechanism)):
         return None

@@ -208,7 +208,8 @@ class BudgetedStrategy(Strategy):
         _, _, clients = self._approved
         good = [reply for reply in received if not reply.has_error()]
         nodes = {reply.metadata.src_node_id for reply in good}
-        if len(good) != clients or nodes != self._nodes:
+        expected, self._nodes = self._nodes, set()  # a second mean of the same replies would be a release of its own
+        if len(good) != clients or nodes != expected:
             self.training.skipped += 1
             log.warning(
                 "Round %d counts, and released nothing: the noise is for %d clients, and others or fewer answered.",

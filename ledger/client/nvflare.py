@@ -79,6 +79,7 @@ class BudgetedFedAvg(FedAvg):
         self._sum: dict[str, np.ndarray[Any, Any]] = {}
         self._seen: set[str] = set()
         self._wrong: NotCovered | None = None
+        self._is_released = False
         self._adding = threading.Lock()
 
     # --- the beginning and the end
@@ -201,7 +202,7 @@ class BudgetedFedAvg(FedAvg):
             )
         self._sent = {name: np.array(value) for name, value in params.items()}
         self._sum = {name: np.zeros(value.shape) for name, value in self._sent.items()}
-        self._seen, self._wrong = set(), None
+        self._seen, self._wrong, self._is_released = set(), None, False
         super().send_model(*args, **given)
 
     def _aggregate_one_result(self, result: Any) -> bool:
@@ -229,9 +230,9 @@ class BudgetedFedAvg(FedAvg):
             raise NotCovered("The run was not asked for.")
         if self._wrong is not None:
             raise self._wrong
-        if len(self._seen) != clients:
+        if len(self._seen) != clients or self._is_released:  # another mean of a round would be a release of its own
             training.skipped += 1
-            self.warning(f"Round {self.current_round} released nothing: the noise is for {clients} clients.")
+            self.warning(f"Round {self.current_round} released nothing: one mean of {clients} clients is covered.")
             change = {name: np.zeros_like(value) for name, value in self._sent.items()}
         else:
             generator = np.random.default_rng()  # seeded by the operating system
@@ -242,6 +243,7 @@ class BudgetedFedAvg(FedAvg):
                 for name, value in self._sum.items()
             }
             training.noised += 1
+            self._is_released = True
         meta = {"nr_aggregated": clients, "current_round": self.current_round}
         return FLModel(params=change, params_type=ParamsType.DIFF, current_round=self.current_round, meta=meta)
 

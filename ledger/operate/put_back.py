@@ -208,7 +208,7 @@ def _run_id_of(facts: Mapping[str, Any]) -> UUID | None:
 
 
 def _named_by(facts: Mapping[str, Any], request: str | None) -> Iterable[str]:
-    """Yield the datasets that an entry of a run names beside its own. request: the one that is in another entry."""
+    """Yield the datasets that an entry of a run names beside its own. request: the one that another entry has."""
     yield from facts.get("via", ())
     if "request_in" in facts:
         yield facts["request_in"]["dataset"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from uuid import UUID
 
 import pytest
@@ -213,6 +214,16 @@ def test_a_link_is_no_session_and_a_session_no_link(ledger: Ledger, store: Store
     assert Visitor(ledger).get(f"/ui/sign-in/once/{session.replace('pbs_', 'pbo_')}").status_code == 401
     visitor.cookies[name] = link.replace("pbo_", "pbs_")
     assert visitor.get("/ui").status_code == 303
+
+
+def test_a_guessed_link_takes_no_lock(ledger: Ledger, database: Settings) -> None:
+    """Goal: nobody without a key makes decisions wait. Method: a guess while the database is locked for writing."""
+    if not database.is_sqlite:
+        pytest.skip("a transaction of PostgreSQL locks nothing before it writes")
+    guess = "pbo_" + base64.urlsafe_b64encode(UUID(ok(ledger.get("/v1/me"))["tenant"]["id"]).bytes + bytes(32)).decode()
+    with behind(database) as connection:
+        connection.exec_driver_sql("UPDATE keys SET revoked_us = NULL")
+        assert Visitor(ledger).get(f"/ui/sign-in/once/{guess}").status_code == 401
 
 
 BROKEN = {

@@ -359,6 +359,18 @@ def test_a_restarted_server_goes_on(ledger: Ledger) -> None:
     assert info["settled"]["steps"] == 5
 
 
+def test_one_mean_of_a_round(ledger: Ledger, noises: list[tuple[float, np.ndarray]]) -> None:
+    """Goal: the replies of a round, which is charged once, are released once: two means with different noise are two
+    releases. Method: a loop of one's own that aggregates them twice."""
+    strategy = BudgetedStrategy(server_side(), dataset=registered(ledger), population=CLIENTS, rounds=2)
+    grid, config = LocalGrid(), ConfigRecord()
+    replies = list(grid.send_and_receive(strategy.configure_train(1, initial(), config, grid)))
+    assert strategy.aggregate_train(1, replies)[0] is not None
+    assert strategy.aggregate_train(1, replies) == (None, None)
+    assert (len(noises), strategy.training.noised, strategy.training.skipped) == (1, 1, 1)
+    strategy.finish()
+
+
 def test_beyond_the_plan(ledger: Ledger) -> None:
     """Goal: a loop of one's own is stopped before a round beyond its plan, and after it is settled."""
     strategy = BudgetedStrategy(server_side(), dataset=registered(ledger), population=CLIENTS, rounds=1)

@@ -133,7 +133,7 @@ def sent(controller: BudgetedFedAvg) -> None:
     controller._sent = {"numpy_key": np.zeros((3, 2), dtype=np.float32)}
     controller._sum = {"numpy_key": np.zeros((3, 2))}
     controller._seen, controller._wrong, controller._received_count, controller._expected_count = set(), None, 0, 2
-    controller.current_round = 0
+    controller.current_round, controller._is_released = 0, False
 
 
 def reply(client: str, values: Any, kind: ParamsType = ParamsType.FULL, steps: int = 1) -> FLModel:
@@ -158,6 +158,7 @@ def test_updates_are_bounded(begun: Any, monkeypatch: pytest.MonkeyPatch) -> Non
         assert released.params_type == ParamsType.DIFF
         assert np.allclose(released.params["numpy_key"], (expected + 0.01) / 2)
         assert released.metrics is None
+        assert not controller._get_aggregated_result().params["numpy_key"].any()  # one release for each round
     controller._training.run.step(3)
 
 
