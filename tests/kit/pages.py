@@ -22,8 +22,11 @@ FORM = {"Content-Type": "application/x-www-form-urlencoded"}
 class Visitor:
     """A browser without a window: it keeps the cookie, and states where its forms come from."""
 
-    def __init__(self, ledger: Ledger, *, scheme: str = "http", host: str = HOST) -> None:
-        self._client, self.origin = ledger.client, f"{scheme}://{host}"
+    def __init__(self, ledger: Ledger, *, scheme: str = "http", host: str | None = None) -> None:
+        """host: default that of a server of its own, and HOST for an application in this process."""
+        served = ledger.client.base_url
+        here = served.netloc.decode() if served.host == "127.0.0.1" else HOST
+        self._client, self.origin = ledger.client, f"{scheme}://{host or here}"
         self.cookies: dict[str, str] = {}
 
     @classmethod
