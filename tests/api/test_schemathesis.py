@@ -75,6 +75,7 @@ BEYOND_A_SCHEMA = {
     "POST /v1/runs/batch": "a text has no NUL; a key stands once",
     "POST /v1/runs/{id}/settle": "steps are those of a mechanism that has some, written as an integer",
     "POST /v1/runs/{id}/correct": "steps are those of a mechanism that has some; restarts are of steps reached",
+    "POST /v1/runs/{id}/correction": "a mechanism has the fields that go together; a text has no NUL",
     "POST /v1/runs/{id}/confirm": "a text has no NUL",
     "POST /v1/runs/{id}/void": "a text has no NUL",
 }
