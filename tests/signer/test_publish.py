@@ -114,7 +114,10 @@ TAMPERINGS = {
     "an entry is another": [REWRITTEN, "DELETE FROM places"],
     "the end is gone": ["DELETE FROM places", "DELETE FROM entries WHERE seq > 1", "UPDATE datasets SET seq = 1"],
     "the dataset is gone": [
-        *(f"DELETE FROM {table}" for table in ("places", "accounts", "entries", "projects", "days", "tallies", "datasets")),
+        *(
+            f"DELETE FROM {table}"
+            for table in ("places", "accounts", "entries", "projects", "days", "tallies", "datasets")
+        ),
     ],
     "an earlier entry is another": ["UPDATE entries SET hash = zeroblob(32) WHERE seq = 1"],
 }
