@@ -48,7 +48,7 @@ run: install ## A server with an SQLite ledger in this folder, on 127.0.0.1:8000
 	$(BIN)/privacy-ledger serve
 
 .PHONY: test
-test: $(VENV)/installed-training ## All tests, in about twelve minutes on two cores
+test: $(VENV)/installed-training ## All tests, in about twenty minutes on two cores
 	$(KEEP_BYTECODE) $(BIN)/python -m pytest --numprocesses=$(PROCESSES) --dist=worksteal --session-timeout=1200 $(PYTEST_ARGS)
 
 .PHONY: test-integrations

@@ -81,7 +81,7 @@ BEYOND_A_SCHEMA = {
 }
 """Calls that may refuse what their schema allows, and why."""
 REFUSALS = ["2xx", "401", "403", "404", "409"]
-LINKS_MIN = 5
+LINKS_MIN = 3
 
 
 def toml(value: Any) -> str:
