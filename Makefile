@@ -49,7 +49,7 @@ run: install ## A server with an SQLite ledger in this folder, on 127.0.0.1:8000
 
 .PHONY: test
 test: $(VENV)/installed-training ## All tests, in about twenty minutes on two cores
-	$(KEEP_BYTECODE) $(BIN)/python -m pytest --numprocesses=$(PROCESSES) --dist=worksteal --session-timeout=1200 $(PYTEST_ARGS)
+	$(KEEP_BYTECODE) $(BIN)/python -m pytest --numprocesses=$(PROCESSES) --dist=worksteal --session-timeout=2400 $(PYTEST_ARGS)
 
 .PHONY: test-integrations
 test-integrations: $(VENV)/installed-test ## The client beside the real libraries of trackers and formats, each in an environment of its own
