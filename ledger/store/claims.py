@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import NamedTuple
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, delete, select, tuple_
+from sqlalchemy import ColumnElement, delete, select
 
 from ledger.core.commands import Claim
 from ledger.core.people import Actor
-from ledger.store.repository import Repository
+from ledger.store.repository import Repository, pairs_among
 from ledger.store.tables import claims
 
 
@@ -67,6 +67,5 @@ class ClaimWriter(Repository):
         if keys:
             self.connection.execute(delete(claims).where(claims.c.tenant_id == self.tenant_id, self._among(keys)))
 
-    @staticmethod
-    def _among(keys: Sequence[OwnKey]) -> ColumnElement[bool]:
-        return tuple_(claims.c.principal_id, claims.c.key).in_(keys)
+    def _among(self, keys: Sequence[OwnKey]) -> ColumnElement[bool]:
+        return pairs_among(self.connection, (claims.c.principal_id, claims.c.key), keys)

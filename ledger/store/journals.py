@@ -7,13 +7,13 @@ from dataclasses import replace
 from typing import Any, Final
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Row, Table, and_, func, insert, or_, select, tuple_, update
+from sqlalchemy import ColumnElement, Row, Table, and_, func, insert, or_, select, update
 
 from ledger.core.commands import Lost
 from ledger.core.entries import Entry, TenantEntry
 from ledger.core.journal import chain
 from ledger.errors import NotFound
-from ledger.store.repository import Repository
+from ledger.store.repository import Repository, pairs_among
 from ledger.store.rows import entry_of
 from ledger.store.sizes import PAGE_BYTES_MAX, byte_length, fitting
 from ledger.store.tables import (
@@ -209,12 +209,8 @@ class JournalReader(Repository):
         }
 
     def _is_at(self, places: Iterable[tuple[UUID, int]]) -> ColumnElement[bool]:
-        position = tuple_(entries.c.dataset_id, entries.c.seq)
-        types = [entries.c.dataset_id.type, entries.c.seq.type]
-        return and_(
-            entries.c.tenant_id == self.tenant_id,
-            position.in_([tuple_(*place, types=types) for place in dict.fromkeys(places)]),
-        )
+        is_one = pairs_among(self.connection, (entries.c.dataset_id, entries.c.seq), places)
+        return and_(entries.c.tenant_id == self.tenant_id, is_one)
 
     def hashes(self, dataset_id: UUID | None, *, after: int, limit: int) -> list[tuple[int, bytes]]:
         """Return numbers and hashes of a dataset's journal, or of the tenant's own if there is no id, oldest first."""

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Connection, Table, bindparam, select
+from sqlalchemy import ColumnElement, Connection, Table, and_, bindparam, select, tuple_
 from sqlalchemy.dialects import postgresql, sqlite
 
 from ledger.store.arrays import packed
@@ -19,6 +19,23 @@ def among(column: ColumnElement[Any], name: str, *, is_one: bool) -> ColumnEleme
     """Return the condition that a column has one of the values of this parameter; is_one: of a parameter that is one
     value, which takes half as long to execute."""
     return column == bindparam(name) if is_one else column.in_(bindparam(name, expanding=True))
+
+
+def pairs_among(
+    connection: Connection, pair: tuple[ColumnElement[Any], ColumnElement[Any]], values: Iterable[tuple[Any, Any]]
+) -> ColumnElement[bool]:
+    """Return the condition that two columns, the last ones of a key, have one of these pairs of values.
+
+    SQLite goes along the key for several pairs only if each column has a condition of its own.
+    """
+    pairs = list(dict.fromkeys(values))
+    first, second = pair
+    types = [first.type, second.type]
+    is_one = tuple_(first, second).in_([tuple_(*one, types=types) for one in pairs])
+    if connection.dialect.name == "postgresql":
+        return is_one
+    firsts, seconds = zip(*pairs, strict=True) if pairs else ((), ())
+    return and_(first.in_(sorted(set(firsts))), second.in_(sorted(set(seconds))), is_one)
 
 
 class Repository:

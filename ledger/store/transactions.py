@@ -34,11 +34,18 @@ _CLOCKS: Final[Mapping[str, ColumnElement[int]]] = {
         " FROM (SELECT strftime('%Y-%m-%d %H:%M:%f', 'now') AS t))"
     ),
 }
+_LAST_ENTRY: Final = (
+    select(entries.c.at_us)
+    .where(entries.c.tenant_id == datasets.c.tenant_id)
+    .where(entries.c.dataset_id == datasets.c.id, entries.c.seq == datasets.c.seq)
+    .correlate(datasets)
+    .scalar_subquery()
+)
+# A join here is no look-up by the whole key to a planner that has not counted rows yet: it may read whole journals.
 _NEWEST: Final = {
-    is_one: select(func.max(entries.c.at_us))
-    .join(datasets, and_(datasets.c.tenant_id == entries.c.tenant_id, datasets.c.id == entries.c.dataset_id))
+    is_one: select(func.max(_LAST_ENTRY))
+    .select_from(datasets)
     .where(datasets.c.tenant_id == bindparam("tenant"), among(datasets.c.id, "ids", is_one=is_one))
-    .where(entries.c.seq == datasets.c.seq)
     .scalar_subquery()
     for is_one in (False, True)
 }
