@@ -30,6 +30,13 @@ class Settings(BaseSettings):
     owner_database_url: SecretStr | None = Field(
         None, description="The same PostgreSQL database as the owner of the tables; only migrate and init use it."
     )
+    prepared_statements: bool | None = Field(
+        None,
+        description=(
+            "Whether a server prepares statements on PostgreSQL; default: unless a pooler stands before it. PgBouncer"
+            " from 1.21 can be given `true` if its `max_prepared_statements` is not 0."
+        ),
+    )
     oidc_file: Path | None = Field(
         None, description="A JSON file: the OpenID Connect issuers whose tokens are accepted, and the rules for them."
     )

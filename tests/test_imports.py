@@ -42,7 +42,7 @@ ONLY_IN: dict[str, set[str]] = {
     "scipy": {"accounting"},
     "sqlalchemy": {"store", "service.writer", "operate.deploy"},
     "alembic": {"operate.deploy"},
-    "psycopg": {"operate.deploy", "store.arrays"},
+    "psycopg": {"operate.deploy", "store.arrays", "store.engines"},
     "typer": {"cli"},
     "rich": {"cli"},
     "httpx": {"web"},

@@ -106,7 +106,8 @@ class Builder:
     def build(self) -> Server:
         """Return a server that is not started yet."""
         memory.share()
-        store = Store(engine_for(self._settings.database_url.get_secret_value()))
+        url, prepares = self._settings.database_url.get_secret_value(), self._settings.prepared_statements
+        store = Store(engine_for(url, prepares=prepares))
         commits = _Commits(self._metrics)
         known = Known(commits.contradicted)
         keeper = commits.keeper = Keeper(store, known, self._settings.kept_heads)

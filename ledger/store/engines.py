@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Final, Literal
 from uuid import UUID
 
+import psycopg
 from sqlalchemy import (
     BigInteger,
     Connection,
@@ -34,30 +35,37 @@ from ledger.store.transactions import Reading, Writing
 SQLITE_BUSY_SECONDS: Final = 10
 _SQLITE_NOW_US: Final = literal_column("strftime('%s', 'now') * 1000000", BigInteger)
 WAL_TRIES_MAX: Final = 20
-POSTGRESQL_OPTIONS: Final = (
-    "-c lock_timeout=10s -c statement_timeout=30s -c idle_in_transaction_session_timeout=60s -c timezone=UTC"
+TIMEOUTS: Final = (
+    "SET LOCAL lock_timeout = '10s'; SET LOCAL statement_timeout = '30s';"
+    " SET LOCAL idle_in_transaction_session_timeout = '60s'"
 )
+"""Set by every transaction on PostgreSQL: a pooler such as PgBouncer lends a connection for one transaction, so what is
+set for longer would be lost, or be another's."""
 _BEGIN_READING: Final = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 _BEGIN_WRITING: Final = "BEGIN ISOLATION LEVEL READ COMMITTED"
 RETRYABLE: Final = frozenset({"40001", "40P01"})  # serialization_failure, deadlock_detected
 
 
-def engine_for(url: str, *, pool_size: int = 20, is_read_only: bool = False) -> Engine:
+def engine_for(url: str, *, pool_size: int = 20, is_read_only: bool = False, prepares: bool | None = None) -> Engine:
     """Return an engine for a database URL: `sqlite:///file` or `postgresql://…` (always through psycopg 3).
-    is_read_only: the database itself rejects writes."""
+
+    is_read_only: the database itself rejects writes. prepares: whether statements are prepared on PostgreSQL; None:
+    unless a pooler stands before it.
+    """
     parsed = make_url(url)
     if parsed.get_backend_name() == "postgresql":
-        return create_engine(
+        engine = create_engine(
             parsed.set(drivername="postgresql+psycopg"),
             pool_size=pool_size,
             max_overflow=0,
             pool_timeout=10,
-            connect_args={
-                "options": f"{POSTGRESQL_OPTIONS} -c default_transaction_read_only={'on' if is_read_only else 'off'}",
-                "connect_timeout": 5,
-                "application_name": "privacy-ledger",
-            },
+            connect_args={"connect_timeout": 5, "application_name": "privacy-ledger"},
+            execution_options={"is_read_only": is_read_only},
         )
+        if prepares is not True:
+            event.listen(engine, "connect", _prepare_nothing if prepares is False else _prepare_nothing_if_pooled)
+        event.listen(engine, "begin", _begin_postgresql)
+        return engine
     engine = create_engine(
         parsed, pool_size=pool_size, max_overflow=0, pool_timeout=10, connect_args={"timeout": SQLITE_BUSY_SECONDS}
     )
@@ -66,6 +74,26 @@ def engine_for(url: str, *, pool_size: int = 20, is_read_only: bool = False) -> 
         event.listen(engine, "connect", _forbid_writing)
     event.listen(engine, "begin", _begin_sqlite)
     return engine
+
+
+def _prepare_nothing(connection: psycopg.Connection, _record: object) -> None:
+    connection.prepare_threshold = None
+
+
+def _prepare_nothing_if_pooled(connection: psycopg.Connection, record: object) -> None:
+    """Prepare no statement if the process that answers is not the one that greeted: a pooler stands between, and the
+    next transaction may be another process's, which does not know the statement."""
+    answering = connection.execute("SELECT pg_backend_pid()").fetchone()
+    connection.rollback()
+    if answering != (connection.info.backend_pid,):
+        _prepare_nothing(connection, record)
+
+
+def _begin_postgresql(connection: Connection) -> None:
+    """Set a transaction's timeouts. A `Store` does so with its own BEGIN."""
+    if connection.get_execution_options().get("isolation_level") != "AUTOCOMMIT":
+        is_read_only = connection.get_execution_options().get("is_read_only", False)
+        connection.exec_driver_sql(f"{'SET TRANSACTION READ ONLY; ' if is_read_only else ''}{TIMEOUTS}")
 
 
 def _prepare_sqlite(connection: sqlite3.Connection, _record: object) -> None:
@@ -141,6 +169,7 @@ class Store:
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
         self._is_postgresql = engine.dialect.name == "postgresql"
+        self._is_read_only = bool(engine.get_execution_options().get("is_read_only"))
         # On PostgreSQL BEGIN is ours to say, in one statement with whose transaction it is.
         self._readers = engine.execution_options(isolation_level="AUTOCOMMIT") if self._is_postgresql else engine
         self._writers = self._readers if self._is_postgresql else engine.execution_options(writing=True)
@@ -160,7 +189,8 @@ class Store:
     def _begun(
         self, engine: Engine, tenant_id: UUID | None = None, *, is_writing: bool = False
     ) -> Iterator[Connection]:
-        begin = _BEGIN_WRITING if is_writing else _BEGIN_READING
+        begin = _BEGIN_WRITING if is_writing and not self._is_read_only else _BEGIN_READING
+        begin += f"; {TIMEOUTS}"
         if tenant_id is not None:
             if not isinstance(tenant_id, UUID):
                 raise TypeError("a tenant's id is a UUID")

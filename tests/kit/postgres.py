@@ -337,7 +337,7 @@ def _wheel() -> Path | None:
 
 def _major(folder: Path) -> int:
     """The major version of the binaries in a folder; 0 where they are missing or cannot be run by the servers' user."""
-    user = _os_user()
+    user = os_user()
     try:
         printed = [user.run(folder / name, "--version") for name in PROGRAMS]
     except (OSError, subprocess.CalledProcessError):
@@ -350,7 +350,7 @@ def from_binaries(
     folder: Path, options: Mapping[str, str] = OPTIONS, *, is_in_memory: bool = False
 ) -> Iterator[Server]:
     """Start a server from the programs in a folder, as a user who may, with these options."""
-    user = _os_user()
+    user = os_user()
     home = _home(user, in_memory() if is_in_memory else ())
     watchdog = user.launch("/bin/sh", "-c", WATCHDOG, "sh", home, stdin=subprocess.PIPE)
     try:
@@ -366,7 +366,8 @@ def from_binaries(
         shutil.rmtree(home, ignore_errors=True)
 
 
-def _os_user() -> OsUser:
+def os_user() -> OsUser:
+    """The user that servers run as."""
     if os.geteuid() != 0:
         return OsUser()
     for name in ("postgres", "nobody"):
@@ -427,7 +428,7 @@ def _started(home: Path, user: OsUser, password: str, options: Mapping[str, str]
     with (data / "postgresql.conf").open("a") as conf:
         conf.writelines(f"{name} = '{value}'\n" for name, value in said.items())
     for _ in range(START_ATTEMPTS_MAX):
-        port = _free_port()
+        port = free_port()
         try:
             user.run(home / "bin" / "pg_ctl", "-D", data, "-l", log, "-o", f"-p {port}", "-w", "-t", "30", "start")
         except subprocess.CalledProcessError:
@@ -439,7 +440,8 @@ def _started(home: Path, user: OsUser, password: str, options: Mapping[str, str]
     raise RuntimeError(f"no free port in {START_ATTEMPTS_MAX} attempts")
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of loopback that nobody listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

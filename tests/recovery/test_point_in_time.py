@@ -31,7 +31,7 @@ class Cluster:
     """A PostgreSQL server that archives its WAL, and servers that are restored from its base backup."""
 
     def __init__(self, server: postgres.Server) -> None:
-        self.server, self.user = server, postgres._os_user()
+        self.server, self.user = server, postgres.os_user()
         shown = server.session.execute("SHOW data_directory").fetchone()
         assert shown is not None
         self.home = Path(shown[0]).parent
@@ -73,7 +73,7 @@ class Cluster:
         (data / "recovery.signal").touch()
         self.user.own(data)
         data.chmod(0o700)
-        port = postgres._free_port()
+        port = postgres.free_port()
         started = "-D", data, "-l", data / "log", "-o", f"-p {port}", "-w", "-t", "60"
         try:
             self.user.run(self.bin / "pg_ctl", *started, "start")

@@ -329,7 +329,7 @@ def test_whoever_holds_the_database_does_not_hold_an_answer(
 ) -> None:
     """Goal: an answer waits for no write of the cache. Method: another transaction has the row, or all of SQLite."""
     monkeypatch.setattr(engines, "SQLITE_BUSY_SECONDS", 0.1)
-    monkeypatch.setattr(engines, "POSTGRESQL_OPTIONS", "-c lock_timeout=100ms")
+    monkeypatch.setattr(engines, "TIMEOUTS", "SET LOCAL lock_timeout = '100ms'")
     store = Store(engine_for(database.database_url.get_secret_value()))
     caches = Caches(store)
     cache = caches.open(Accountant())
