@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from functools import partial
 from typing import Annotated, Any, Final
 from uuid import UUID, uuid4
 
 from fastapi import APIRouter, Body, Depends, Header, Query, Request, Response
-from pydantic import StringConstraints, ValidationError
+from pydantic import StringConstraints
 from starlette.concurrency import run_in_threadpool
 
 from ledger.api import observe, pages
@@ -222,7 +221,8 @@ async def start(
 
 async def start_run(served: Served, caller: Actor, run: UUID, request: StartRequest | None) -> Response:
     """Return the answer to the start of a run, which shows whether it was started before."""
-    answer, is_replayed = await served.services.runs.start(caller, run, token=None if request is None else request.token)
+    token = None if request is None else request.token
+    answer, is_replayed = await served.services.runs.start(caller, run, token=token)
     return Json(answer, headers=_REPLAYED if is_replayed else {})
 
 

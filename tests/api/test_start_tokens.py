@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from hashlib import sha256
+from typing import Any
 
 import pytest
 
 from ledger.settings import Settings
 from tests.kit import independent_verifier
 from tests.kit.clients import kinds
-from tests.kit.driver import InsideClient, Ledger, application
+from tests.kit.driver import Ledger, application
+from tests.kit.inside import InsideClient
 from tests.kit.scene import ok
 
 MINE, OTHER = {"token": "mine"}, {"token": "0d5b2f0e-6a3c-4b57-9d0f-6a1a4d7f3c21"}
 
 
-def held(ledger: Ledger, key: str = "k", **changes: object) -> str:
+def held(ledger: Ledger, key: str = "k", **changes: Any) -> str:
     """A run that waits for its start."""
     return str(ok(ledger.ask(key=key, **changes))["id"])
 

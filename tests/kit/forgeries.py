@@ -405,8 +405,8 @@ FORGED: Final[dict[str, tuple[Place | None, Change_, str]]] = {
     ),
     "longer to settle": (START, put(START, settle_by="2030-01-01T00:00:00.000000Z"), "has a wrong settle_by"),
     # by which process
-    "a token that is no digest": (START, put(START, token_sha256="AB" * 32), "a value in 'token_sha256' that no ledger"),
-    "a token that is nothing": (START, put(START, token_sha256=None), "a value in 'token_sha256' that no ledger"),
+    "a token that is no digest": (START, put(START, token_sha256="AB" * 32), "a value in 'token_sha256' that no"),
+    "a token that is nothing": (START, put(START, token_sha256=None), "a value in 'token_sha256' that no"),
     # states
     "out of retirement": (ADDED, more(state="active"), "a retired dataset"),
     "started twice": (ADDED, lambda entries: entries.append(START(entries) | {"at": entries[-1]["at"]}), "not active"),
