@@ -70,7 +70,7 @@ def taken_over(info: Mapping[str, Any], record: Record | None, server: Server) -
 
 
 def _renewed(run_id: str, server: Server) -> Flow[dict[str, Any]]:
-    """Return a new receipt, with the time until which it lets a job begin. An older server has none."""
+    """Return a new receipt, with the time until which a job may begin with it. An older server has none."""
     try:
         renewed = yield from answered(calls.receipt(run_id), server)
     except NotFound:
