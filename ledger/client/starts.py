@@ -57,7 +57,7 @@ def begun(run_id: str, record: Record | None, server: Server) -> Flow[dict[str, 
 
 def taken_over(info: Mapping[str, Any], record: Record | None, server: Server) -> Flow[dict[str, Any]]:
     """Return the answer about a run that an earlier process started: that to its start if that is this place's own, or
-    else what the ledger shows, where nothing is known of what was left."""
+    else what the ledger shows, without what was left then."""
     run_id, event = str(info["id"]), info.get("started") or {}
     token = None if record is None else record.token
     if token is not None and token_digest(token) == event.get("token_sha256"):
