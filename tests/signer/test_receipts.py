@@ -586,7 +586,9 @@ def test_a_start_that_is_over_has_a_new_receipt(terminal: Terminal, monkeypatch:
     run = terminal("request mnist --type gaussian --noise-multiplier 20 --json").json["id"]
     with Client() as client:
         first = client.start(run, token="lost")
-    open_files().write(f"starts/{run}.json", {"run": run, "token": "lost"})
+    files = open_files()
+    assert files is not None
+    files.write(f"starts/{run}.json", {"run": run, "token": "lost"})
     monkeypatch.setattr("ledger.cli.runs.is_over", lambda _: True)
     renewed = terminal(f"start {run} --json").json
     assert renewed["begin_by"] > first["begin_by"]
