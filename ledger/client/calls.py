@@ -177,9 +177,9 @@ def _key(given: Any, *, field: str) -> str:
     return given
 
 
-def start(run: str) -> Call:
-    """Start a run."""
-    return Call("POST", path("runs", run, "start"), is_repeatable=True)
+def start(run: str, *, token: str) -> Call:
+    """Start a run, by the process that has this token."""
+    return send("POST", "runs", run, "start", is_repeatable=True, token=token)
 
 
 def report_progress(run: str, *, steps: int, reporter: str | None = None) -> Call:

@@ -222,9 +222,13 @@ class _OnRun:
 
 @dataclass(frozen=True, slots=True)
 class Start(_OnRun):
-    """A held run now touches the data. begin_within_us: how long a job may begin with the start's receipt."""
+    """A held run now touches the data. begin_within_us: how long a job may begin with the start's receipt.
+
+    token_sha256: of the token of the process that starts it, in hexadecimal; None if it has none.
+    """
 
     begin_within_us: int = BEGIN_WITHIN_US
+    token_sha256: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

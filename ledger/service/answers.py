@@ -54,7 +54,9 @@ _OF_AMENDMENT: Final = ("mechanism", "reason", "decided_by_output", "on_word_of"
 _DECISIONS: Final = ("run-approved", "run-refused")
 _OF_REFUSAL: Final = ("run", "delta", "project", "expected_batch")
 _REQUESTED: Final[tuple[Literal["steps", "stop", "evidence", "reason"], ...]] = ("steps", "stop", "evidence", "reason")
-_RECORDED: Final[tuple[Literal["steps", "stop", "settle_by"], ...]] = ("steps", "stop", "settle_by")
+_RECORDED: Final[tuple[Literal["steps", "stop", "settle_by", "token_sha256"], ...]] = (
+    *("steps", "stop", "settle_by", "token_sha256"),
+)
 _AT_END: Final[tuple[Literal["charged", "returned", "kept"], ...]] = ("charged", "returned", "kept")
 
 

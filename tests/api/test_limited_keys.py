@@ -165,6 +165,7 @@ BODIES: Final[Mapping[str, Any]] = {
     "POST /v1/runs/batch": {
         "runs": [{"datasets": [name], "mechanism": GAUSSIAN, "idempotency_key": f"batch-{name}"} for name in SEEN]
     },
+    "POST /v1/runs/{id}/start": {"token": "t"},
     "PUT /v1/runs/{id}/progress": {"steps": 1},
     "POST /v1/runs/{id}/settle": {"steps": 1},
     "POST /v1/runs/{id}/void": REASON,

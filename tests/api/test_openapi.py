@@ -362,7 +362,9 @@ def test_answers_are_as_declared(here: Ledger, document: dict[str, Any]) -> None
     send("post", "/v1/runs", {**release, "mechanism": {"type": "gaussian", "noise_multiplier": 0.5}}, key="b")
     send("post", "/v1/runs", release)
     send("post", "/v1/runs/{id}/settle", {}, id=settled)
-    send("post", "/v1/runs/{id}/start", id=settled)
+    send("post", "/v1/runs/{id}/start", {"token": "mine"}, id=settled)
+    send("post", "/v1/runs/{id}/start", {"token": "another"}, id=settled)
+    send("get", "/v1/runs/{id}", id=settled)
     send("put", "/v1/runs/{id}/progress", {"steps": 1, "reporter": "node-1"}, id=settled)
     send(
         "post",

@@ -154,9 +154,9 @@ def charges(books: Books, command: Ask) -> dict[UUID, tuple[AccountKey, ...]]:
     return found
 
 
-def start(who: Actor, books: Books, command: Ask) -> Start:
+def start(who: Actor, books: Books, command: Ask, *, token_sha256: str | None = None) -> Start:
     """Starts an approved run."""
-    return Start(who, command.run_id, charges(books, command))
+    return Start(who, command.run_id, charges(books, command), token_sha256=token_sha256)
 
 
 def settle(

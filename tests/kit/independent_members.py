@@ -24,7 +24,7 @@ MEMBERS = {
     "fair-use-set": ("fair_use reason", "proposal"),
     "run-approved": ("run via start_by begin_by " + COSTED, OF_RUN + " together"),
     "run-refused": ("run via binding binding_elsewhere " + COSTED, OF_RUN),
-    "run-started": ("run settle_by begin_by", ""),
+    "run-started": ("run settle_by begin_by", "token_sha256"),
     "run-settled": (
         "run request steps stop charged returned accountant",
         "overrun state restarts assumptions report reason proposal kept kept_for models",
@@ -49,6 +49,7 @@ MEMBERS_4 = {kind: shape for kind, shape in MEMBERS.items() if kind != "run-corr
         "run request steps stop charged returned accountant",
         "overrun state restarts assumptions report reason proposal",
     ),
+    "run-started": ("run settle_by begin_by", ""),
     "run-voided": ("run request returned", "proposal"),
 }
 MEMBERS_2 = {kind: shape for kind, shape in MEMBERS_4.items() if kind != "run-reported"} | {
@@ -179,4 +180,5 @@ FORMS = {
     "steps": lambda value: value is None or is_count(value),
     "size": lambda value: value is None or is_count(value),
     "models": are_models,
+    "token_sha256": is_sha256,
 }

@@ -48,7 +48,7 @@ DATASET_KINDS: Final[Mapping[str, Shape]] = {
     "fair-use-set": _shape("fair_use reason", "proposal"),
     "run-approved": _shape(f"run {_COSTED} via start_by begin_by", f"{_OF_RUN} together"),
     "run-refused": _shape(f"run {_COSTED} via binding binding_elsewhere", _OF_RUN),
-    "run-started": _shape("run settle_by begin_by"),
+    "run-started": _shape("run settle_by begin_by", "token_sha256"),
     "run-settled": _shape(
         "run request steps stop charged returned accountant",
         "overrun state restarts assumptions report reason proposal kept kept_for models",
@@ -79,6 +79,7 @@ _OF_VERSION_4: Final[Mapping[str, Shape]] = {
         "run request steps stop charged returned accountant",
         "overrun state restarts assumptions report reason proposal",
     ),
+    "run-started": _shape("run settle_by begin_by"),
     "run-voided": _shape("run request returned", "proposal"),
 }
 
@@ -277,6 +278,7 @@ _FORMS: Final[Mapping[str, Callable[[Any], bool]]] = {
     "request": lambda value: isinstance(value, dict),
     "request_in": lambda value: is_id(value["id"]) and isinstance(value["dataset"], str) and _is_seq(value["seq"]),
     "request_sha256": _is_sha256,
+    "token_sha256": _is_sha256,
     "models": _is_models,
     "lost": _is_lost,
     "steps": lambda value: value is None or _is_count(value),

@@ -287,6 +287,9 @@ class RunEvent(TypedDict):
     hash: Annotated[str, Field(description="The hash of the entry. The receipt of a start names that of `started`.")]
     proposal: NotRequired[Seconded | None]
     settle_by: NotRequired[str | None]
+    token_sha256: NotRequired[
+        Annotated[str | None, Field(description="Of the token of the process that started it, if it sent one.")]
+    ]
     steps: NotRequired[int | None]
     stop: NotRequired[str | None]
     evidence: NotRequired[dict[str, Any] | None]
