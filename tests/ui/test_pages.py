@@ -154,7 +154,19 @@ def test_another_tenants_pages_are_not_found(office: Office) -> None:
     """Goal: nothing of a tenant is visible to another, not even that it is there. Method: every page of the office as
     another tenant's admin, compared with an object that does not exist."""
     other = Visitor.signed_in(another_tenant(office.admin, name="elsewhere"))
-    same = {"overview", "datasets", "approvals", "expired", "planner", "search", "report", "alerts", "keys", "policy"}
+    same = {
+        "overview",
+        "datasets",
+        "register",
+        "approvals",
+        "expired",
+        "planner",
+        "search",
+        "report",
+        "alerts",
+        "keys",
+        "policy",
+    }
     nothing = words_of(other.get(f"/ui/runs/{NOTHING}").text)
     for name, path in office.pages.items():
         answer = other.get(path)
@@ -250,8 +262,12 @@ def test_approving_and_refusing(ledger: Ledger) -> None:
 
 
 def test_a_new_tenant_reads_what_to_do_first(ledger: Ledger) -> None:
-    """Goal: empty pages say what to do. Method: the overview, the datasets and the approvals of a new tenant."""
+    """Goal: empty pages say what to do, to those who may. Method: the overview, the datasets and the approvals of a new
+    tenant, as an admin and as a requester."""
     visitor = Visitor.signed_in(ledger)
-    assert "privacy-ledger dataset create" in visitor.page("/ui")
-    assert "privacy-ledger dataset create" in visitor.page("/ui/datasets")
+    for path in ("/ui", "/ui/datasets"):
+        assert 'href="/ui/register"' in visitor.page(path)
+        requester = Visitor.signed_in(ledger.as_("requester"))
+        assert 'href="/ui/register"' not in requester.page(path)
+        assert "An admin or a steward registers datasets." in words_of(requester.page(path))
     assert "privacy-ledger policy set" in visitor.page("/ui/approvals")

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, Final
 from urllib.parse import parse_qsl, urlencode
+from uuid import uuid4
 
 from starlette.responses import Response
 
@@ -48,7 +49,7 @@ _CLASSES: Final = {"gaussian": "Gaussian", "laplace": "Laplace", "pure_dp": "Pur
 @dataclass(frozen=True, slots=True)
 class Variant:
     """One run that might be asked for. plan: None if it cannot be planned, for the reason in `error`. detected: which
-    part of those in the data an attacker finds at most."""
+    part of those in the data an attacker finds at most. body: the request for it, as JSON."""
 
     title: str
     mechanism: Mapping[str, Any]
@@ -57,6 +58,7 @@ class Variant:
     detected: float | None
     snippets: Mapping[str, str]
     href: str
+    body: str
 
     @property
     def fits(self) -> list[tuple[str, float, str]]:
@@ -103,7 +105,17 @@ async def show(view: View) -> Response:
         variants=variants,
         error=error,
         false_positives=100 * FALSE_POSITIVES,
+        key=f"page-{uuid4()}",
     )
+
+
+async def ask(view: View) -> Response:
+    """Ask for a run that was planned. Whether it is approved or refused, its page shows why. The form's key is that of
+    one run, so sending the form twice asks once."""
+    form = view.form
+    purpose = form.get("purpose", "").strip() or None
+    run = await view.ask(form.get("request", ""), purpose=purpose, key=form.get("key", ""))
+    return view.redirect(f"/ui/runs/{run}", done="asked")
 
 
 async def _of_run(view: View, text: str | None) -> dict[str, Any]:
@@ -176,7 +188,8 @@ async def _variant(
     kept = {name: value for name, value in query.items() if name in ("dataset", "partition", "project", "run")}
     plain = {name: str(value) for name, value in mechanism.items() if _is_plain(value)}
     href = f"/ui/planner?{urlencode({**kept, **plain})}"
-    return Variant(title, mechanism, plan, error, found, snippets(request, mechanism), href)
+    body = json.dumps({**request, "mechanism": mechanism}, default=_as_number)
+    return Variant(title, mechanism, plan, error, found, snippets(request, mechanism), href, body)
 
 
 def _detected(plan: Planned) -> float | None:
