@@ -24,7 +24,8 @@ DAYS_MIN: Final = 3
 DAYS_OF_EPSILON_MIN: Final = 2
 SAMPLES: Final = 24
 """How many points it has before, in equal steps of the journal."""
-CEILING_DRAWN_MAX: Final = 1000
+CEILING_DRAWN_MAX: Final = 250
+"""In percent of the limit; a higher ceiling is stated in words, so that the figure shows what was spent."""
 PARTITIONS_SHOWN: Final = 200
 RUNS_SHOWN: Final = 20
 CHANGES_SHOWN: Final = 10
@@ -57,13 +58,15 @@ async def show(view: View) -> Response:
         parts = await view.run(
             services.datasets.partitions, actor, name, limit=PARTITIONS_SHOWN, cursor=view.query("parts")
         )
+    ceiling = _ceiling(dataset)
     by_day = await view.run(_by_day, view, dataset)
     return await view.page(
         "dataset.html",
         dataset=dataset,
         points=await view.run(_over_time, view, dataset, by_day),
         epsilons=_epsilons(by_day),
-        ceiling=_ceiling(dataset),
+        ceiling=ceiling if ceiling is not None and ceiling <= CEILING_DRAWN_MAX else None,
+        ceiling_above=ceiling if ceiling is not None and ceiling > CEILING_DRAWN_MAX else None,
         parts=parts,
         cells=[] if parts is None else _cells(parts),
         spending=await _spending(view, dataset),
@@ -126,11 +129,10 @@ def _percent(amount: AmountShown, limit: AmountShown) -> float | None:
 
 
 def _ceiling(dataset: DatasetShown) -> float | None:
-    """Return the ceiling in percent of today's limit, if it is near enough to be drawn."""
+    """Return the ceiling in percent of today's limit."""
     if dataset["ceiling"] is None or dataset["balance"] is None:
         return None
-    percent = _percent(dataset["ceiling"], dataset["balance"]["limit"])
-    return percent if percent is not None and percent <= CEILING_DRAWN_MAX else None
+    return _percent(dataset["ceiling"], dataset["balance"]["limit"])
 
 
 def _fuller(percents: PercentsShown | None) -> tuple[float | None, float | None]:
