@@ -16,6 +16,7 @@ from ledger.service import pages
 from ledger.service.run_filters import Filters
 from ledger.service.shapes.common import AmountShown, PercentsShown
 from ledger.service.shapes.datasets import BalanceShown, BurndownPoint, DatasetShown, PartitionPage, SpendingShown
+from ledger.service.spending import By
 from ledger.ui.charts import Cell, Point
 from ledger.ui.view import View
 
@@ -165,16 +166,12 @@ async def _spending(view: View, dataset: DatasetShown) -> dict[str, SpendingShow
     partition = view.query("partition")
     if dataset["partitions"] is not None and partition is None:
         return {}
-    found = {}
-    for by in ("project", "person"):
-        divide = partial(
-            view.services.history.spending, view.actor, dataset["name"], by=by, label=None, partition=partition
-        )
-        try:
-            found[by] = await view.aside(divide)
-        except (Forbidden, InvalidRequest):
-            return {}
-    return found
+    bys: tuple[By, ...] = ("project", "person")
+    divide = partial(view.services.history.spendings, view.actor, dataset["name"], bys=bys, partition=partition)
+    try:
+        return dict(zip(bys, await view.aside(divide), strict=True))
+    except (Forbidden, InvalidRequest):
+        return {}
 
 
 async def _journal(view: View, dataset: DatasetShown) -> dict[str, Any] | None:
@@ -188,4 +185,6 @@ async def _journal(view: View, dataset: DatasetShown) -> dict[str, Any] | None:
         after = max(dataset["seq"] - ENTRIES_SHOWN, 0)
         cursor = pages.cursor_at(after) if after else None
         entries, _ = await view.run(journals.entries, view.actor, name, limit=ENTRIES_SHOWN, cursor=cursor)
-    return {"head": head, "entries": entries[::-1]}
+    alerts = partial(view.services.alerts.page, view.actor, kind="mismatch", dataset=name, state=None)
+    found = await view.run(partial(alerts, limit=1, cursor=None))
+    return {"head": head, "entries": entries[::-1], "mismatch": found["items"][0] if found["items"] else None}
