@@ -70,7 +70,7 @@ def test_from_the_link_to_a_refusal(open_page: Opener, site: Ledger) -> None:
     page.get_by_label("Epochs").fill("60")
     page.get_by_label("Noise multiplier").fill("1.1")
     page.locator("#result").get_by_role("row", name="Left after it").get_by_text("33.39").wait_for()
-    picture(page, "planned", 900)
+    picture(page, "planned", 1200)
     page.get_by_label("Purpose").fill("baseline")
     page.get_by_role("button", name="Ask for this run").click()
     assert page.get_by_role("status").inner_text() == "Asked. The journal has the decision."
