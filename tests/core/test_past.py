@@ -29,10 +29,10 @@ from tests.core.test_adversary import (
     rare,
 )
 from tests.kit.adversary import Adversary, Game, Piece
-from tests.kit.beside_left import BASE, STEWARD, Residuals, table
+from tests.kit.beside_left import BASE, Residuals, table
 from tests.kit.beside_left import residual as dataset
 from tests.kit.books import ALONE, NOW_US, actor, set_fair_use, settle, use
-from tests.kit.journals import ONE, TWO
+from tests.kit.journals import ONE, STEWARD, TWO
 from tests.kit.pairs import gaussian
 
 Patch = pytest.MonkeyPatch
