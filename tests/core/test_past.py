@@ -13,12 +13,12 @@ import pytest
 
 from ledger.core import residual
 from ledger.core.amounts import ZERO, Amount
-from ledger.core.commands import Change, SetProject
+from ledger.core.commands import Batch, Change, SetProject
 from ledger.core.datasets import AccountKey
 from ledger.core.decision import past
 from ledger.core.decision.group import decide
 from ledger.core.journal import chain
-from ledger.errors import InvalidRequest
+from ledger.errors import BatchRefused, InvalidRequest
 from tests.core.test_adversary import (
     TOLERANCE,
     any_game,
@@ -147,6 +147,24 @@ def test_it_costs_the_most_that_is_left_beside_and_takes_no_slack_of_others() ->
     book.past(use(1), cost=Amount(5, 0))  # also while it is frozen
     assert book.books.accounts[own].overdrawn == Amount(6, 0)
     assert book.replay().accounts == book.books.accounts
+
+
+def test_past_runs_of_a_batch_are_charged_one_after_another() -> None:
+    """Goal: all or none of them, each before all entries. Method: a batch with tables costs what the same runs cost one
+    after another, and one that is malformed keeps all out."""
+    alone, together = made(), made()
+    asks = [replace(together.asking(use(1), costs=table(), is_past=True), actor=STEWARD) for _ in range(3)]
+    for _ in range(3):
+        alone.past(use(1), costs=table())
+    wrong = replace(together.asking(use(1), cost=Amount(1, 0), project="p"), is_past=True)
+    books, (outcome,) = decide(together.books, [Batch(STEWARD, (*asks, wrong), is_atomic=True)], now_us=NOW_US)
+    assert books.accounts == together.books.accounts
+    assert [isinstance(one, BatchRefused | InvalidRequest) for one in outcome.outcomes] == [True] * 4
+    together.do(Batch(STEWARD, tuple(asks), is_atomic=True))
+    kinds = [chain.parse(body)["kind"] for body, _ in together.journals[ONE]]
+    assert kinds[1:] == ["run-entered"] * 3
+    own = AccountKey(ONE)
+    assert together.books.accounts[own] == alone.books.accounts[own] == together.replay().accounts[own]
 
 
 @pytest.mark.parametrize("state", ["frozen", "retired"])

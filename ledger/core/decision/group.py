@@ -293,7 +293,8 @@ def _how_many_fit(books: Books, batch: Batch) -> int | None:
 
 def _together(books: Books, batch: Batch) -> Sequence[Place | None]:
     one_by_one: Sequence[Place | None] = [None] * len(batch.asks)
-    if any(dataset_id not in books.datasets for dataset_id in batch.dataset_ids):
+    is_past = any(ask.is_past for ask in batch.asks)  # each is charged before all entries, not beside the others
+    if is_past or any(dataset_id not in books.datasets for dataset_id in batch.dataset_ids):
         return one_by_one
     try:
         return together(books, batch.asks) or one_by_one
