@@ -62,6 +62,7 @@ CALLS = {
     ("put", "/v1/datasets/{name}/fair-use"),
     ("get", "/v1/datasets/{name}/partitions"),
     ("post", "/v1/datasets/{name}/partitions"),
+    ("post", "/v1/datasets/{name}/past-runs"),
     ("put", "/v1/datasets/{name}/projects/{project}"),
     ("post", "/v1/runs/batch"),
     ("get", "/v1/datasets/{name}/export"),
@@ -485,6 +486,11 @@ def send_proposals(send: Checked) -> None:
     lowered = send("post", "/v1/runs/{id}/correction", lower, id=confirmed)["proposal"]["id"]
     send("post", "/v1/proposals/{id}/approve", id=lowered, by=second)
     send("get", "/v1/runs/{id}", id=confirmed)
+    before = {"runs": [{"mechanism": what["mechanism"], "ran_at": "2025-01-01"}], "reason": "r", "idempotency_key": "p"}
+    send("post", "/v1/datasets/{name}/past-runs", {**before, "preview": True}, name="confirmed")
+    entered = send("post", "/v1/datasets/{name}/past-runs", before, name="confirmed")["runs"][0]["id"]
+    send("post", "/v1/datasets/{name}/past-runs", {**before, "runs": [{"mechanism": {}}]}, name="confirmed")
+    send("get", "/v1/runs/{id}", id=entered)
     for path in ("/v1/entries", "/v1/head", "/v1/export"):
         send("get", path)
     for number in (1, 10_000):

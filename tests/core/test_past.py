@@ -16,7 +16,7 @@ from ledger.core.amounts import ZERO, Amount
 from ledger.core.commands import Batch, Change, SetProject
 from ledger.core.datasets import AccountKey
 from ledger.core.decision import past
-from ledger.core.decision.group import decide
+from ledger.core.decision.group import Batched, decide
 from ledger.core.journal import chain
 from ledger.errors import BatchRefused, InvalidRequest
 from tests.core.test_adversary import (
@@ -159,6 +159,7 @@ def test_past_runs_of_a_batch_are_charged_one_after_another() -> None:
     wrong = replace(together.asking(use(1), cost=Amount(1, 0), project="p"), is_past=True)
     books, (outcome,) = decide(together.books, [Batch(STEWARD, (*asks, wrong), is_atomic=True)], now_us=NOW_US)
     assert books.accounts == together.books.accounts
+    assert isinstance(outcome, Batched)
     assert [isinstance(one, BatchRefused | InvalidRequest) for one in outcome.outcomes] == [True] * 4
     together.do(Batch(STEWARD, tuple(asks), is_atomic=True))
     kinds = [chain.parse(body)["kind"] for body, _ in together.journals[ONE]]
