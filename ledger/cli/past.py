@@ -62,7 +62,7 @@ def past_runs(
     lines: list[int] = []
     with server() as ledger:
         if csv is not None:
-            rows = past.numbered(held.text_of(csv, "csv", length_max=past.BYTES_MAX))
+            rows = past.from_csv(held.text_of(csv, "csv", length_max=past.BYTES_MAX))
             lines, runs = [line for line, _ in rows], [run for _, run in rows]
         elif opacus:
             options = given_fields(adaptive_clipping=adaptive_clipping, unclipped_num_std=unclipped_num_std)

@@ -2,7 +2,7 @@
 
     from ledger.client import past
 
-    runs = past.from_csv(Path("runs.csv").read_text())
+    runs = [run for _, run in past.from_csv(Path("runs.csv").read_text())]
     runs = [past.from_opacus(past.history_in("model.pt"), version="1.5.3", adaptive_clipping=False, sampling="poisson")]
     runs = [past.from_event(event, adjacency="add_or_remove_one")]
     runs = [past.from_statement(epsilon=1, delta=1e-6)]
@@ -50,12 +50,7 @@ _LESS: Final = 1 - 2.0**-40
 # --- a table of runs -------------------------------------------------------------------------------------------------
 
 
-def from_csv(text: str) -> list[dict[str, Any]]:
-    """Return the runs of a CSV file with a header, one a line: see `numbered`."""
-    return [run for _, run in numbered(text)]
-
-
-def numbered(text: str) -> list[tuple[int, dict[str, Any]]]:
+def from_csv(text: str) -> list[tuple[int, dict[str, Any]]]:
     """Return the runs of a CSV file with a header, each with its line.
 
     The column `mechanism` has its type, such as gaussian, or the whole mechanism as a JSON object. `purpose`, `ran_at`,

@@ -14,7 +14,7 @@ from typing_extensions import is_typeddict
 
 from ledger.api.problems import STATUS
 from ledger.api.schemas import common, problems
-from ledger.service.shapes import accountant, alerts, datasets, journals, overview, runs, tenants
+from ledger.service.shapes import accountant, alerts, datasets, journals, overview, past, runs, tenants
 from ledger.service.shapes import common as shared
 from tests.conftest import Templates
 from tests.kit.accountant import DPSGD
@@ -92,7 +92,7 @@ CALLS = {
 
 SHAPES: dict[str, type] = {
     name: shape
-    for module in (accountant, alerts, common, datasets, journals, overview, problems, runs, shared, tenants)
+    for module in (accountant, alerts, common, datasets, journals, overview, past, problems, runs, shared, tenants)
     for name, shape in vars(module).items()
     if is_typeddict(shape)
 }
