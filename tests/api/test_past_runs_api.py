@@ -9,6 +9,7 @@ from typing import Any, Final
 import jsonschema
 import pytest
 
+from ledger.recompute.work import recompute
 from ledger.settings import Settings
 from tests.api.test_corrections_api import demand_consistent, gaussian, mu_sq
 from tests.kit.driver import Ledger
@@ -118,6 +119,9 @@ def test_a_certificate_uses_the_share_that_was_fixed(ledger: Ledger, database: S
     (entered,) = ledger.post(PATH, past({"mechanism": DPSGD})).json()["runs"]
     assert entered["cost"]["delta"] == pytest.approx(1e-8, rel=1e-3)
     assert 0 < entered["cost"]["mu"] < 1
+    recomputed = recompute(ledger.get("/v1/datasets/mnist/export").text.splitlines())
+    assert (recomputed.is_as_recorded, recomputed.counts["exact"] + recomputed.counts["within"]) == (True, 1)
+    assert [opinion.runs for opinion in recomputed.opinions or ()] == [1]
     demand_consistent(ledger, database)
 
 
