@@ -29,6 +29,7 @@ _FREEZING: Final = ("run-settled", "run-reported")
 _HIDDEN: Final = {
     **dict.fromkeys(_FREEZING, "frozen: a run executed more than fits"),
     "run-corrected": "a run was corrected",
+    "run-entered": "a past run was entered",
 }
 """What a change by a run is to a key that is limited to datasets."""
 _OF_RUNS: Final = ("void", "correction", "run")
@@ -191,7 +192,7 @@ def _is_seen(actor: Actor, entry: Entry) -> bool:
 def _shown(actor: Actor, entry: Entry) -> ChangeShown:
     record: Record = chain.parse(entry.body)
     proposal = record.get("proposal")
-    is_by_run = entry.kind in ("run-settled", "run-reported", "run-corrected")
+    is_by_run = entry.kind in _HIDDEN
     is_hidden = is_by_run and actor.datasets is not None
     seconded = proposal if isinstance(proposal, dict) else None
     return ChangeShown(

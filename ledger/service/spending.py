@@ -25,6 +25,7 @@ from ledger.service.past import texts_newest_first
 from ledger.service.shapes.datasets import SpendingGroup, SpendingPart, SpendingShown
 from ledger.store import Reading
 
+_DECISIONS: Final = ("run-approved", "run-entered")
 ENTRIES_MAX: Final = 5_000
 """How many of the newest entries are read; what was spent before is one row."""
 GROUPS_MAX: Final = 100
@@ -87,9 +88,7 @@ def spendings(
             f"partition: no entry among the newest {ENTRIES_MAX:,} charges it, so nothing is known of it here",
             field="partition",
         )
-    decisions = {
-        entry["run"]: entry for entry in entries if entry["kind"] == "run-approved" and entry["seq"] >= since_seq
-    }
+    decisions = {entry["run"]: entry for entry in entries if entry["kind"] in _DECISIONS and entry["seq"] >= since_seq}
     since = "" if since_us is None else timestamp(since_us)  # times are written so that text order is time order
     shown = []
     for by in bys:
@@ -183,7 +182,7 @@ def _requests(
     while missing:
         found = reading.journals.first_entries(missing)
         for run, sealed in found.items():
-            records = (chain.parse(entry.body) for entry in sealed if entry.kind == "run-approved")
+            records = (chain.parse(entry.body) for entry in sealed if entry.kind in _DECISIONS)
             requests[str(run)] = next((record.get("request", {}) for record in records), {})
         missing = missing[len(found) :]
     return requests

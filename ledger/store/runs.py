@@ -277,7 +277,7 @@ class RunReader(Repository):
             .join(runs, and_(runs.c.tenant_id == places.c.tenant_id, runs.c.id == places.c.run_id))
             .join(entries, _ENTERED)
             .where(places.c.tenant_id == self.tenant_id, places.c.dataset_id == dataset_id)
-            .where(places.c.created_us >= since_us, runs.c.state != "refused")
+            .where(places.c.created_us >= since_us, runs.c.state != "refused", entries.c.kind != "run-entered")
             .order_by(places.c.created_us.desc(), places.c.run_id.desc())
             .limit(limit)
         )

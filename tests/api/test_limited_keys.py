@@ -157,6 +157,7 @@ BODIES: Final[Mapping[str, Any]] = {
     "PATCH /v1/datasets/{name}": {"title": "t"},
     "PUT /v1/datasets/{name}/budget": {"budget": {"mu": 999, "delta": 1e-3}, **REASON},
     "POST /v1/datasets/{name}/partitions": {"names": ["new"], "disjoint": True},
+    "POST /v1/datasets/{name}/past-runs": {"runs": [{"mechanism": GAUSSIAN}], "idempotency_key": "k", **REASON},
     "PUT /v1/datasets/{name}/projects/{project}": {"budget": {"mu": 800, "delta": 1e-4}},
     "PUT /v1/datasets/{name}/fair-use": {"held": BIG, **REASON},
     "POST /v1/proposals/{id}/approve": REASON,

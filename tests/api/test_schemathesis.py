@@ -66,6 +66,7 @@ BEYOND_A_SCHEMA = {
     "POST /v1/datasets": "a budget is within its ceiling, and neither too large nor nothing; parents exist",
     "PATCH /v1/datasets/{name}": "a change of state gives its reason",
     "PUT /v1/datasets/{name}/budget": "a budget is neither too large nor nothing, and within the ceiling",
+    "POST /v1/datasets/{name}/past-runs": "a mechanism has the fields that go together; a text has no NUL",
     "PUT /v1/datasets/{name}/projects/{project}": "a budget is neither too large nor nothing",
     "PUT /v1/datasets/{name}/fair-use": "a budget is neither too large nor nothing",
     "POST /v1/evaluate": "a number has at most 60 digits; what is composed is not too deep",

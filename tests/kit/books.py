@@ -112,7 +112,9 @@ def ask(*uses: Use | int, cost: Amount, run: UUID | None = None, who: Actor | No
     run = run or uuid4()
     all_uses = tuple(use(each) if isinstance(each, int) else each for each in uses)
     project = more.get("project")
+    is_past = more.get("is_past", False)
     request = {"datasets": _named(all_uses), **({} if project is None else {"project": project})}
+    request |= {"past": {}} if is_past else {}
     claim = Claim(str(run), bytes(32))
     return Ask(
         who or actor("requester"),
@@ -125,6 +127,7 @@ def ask(*uses: Use | int, cost: Amount, run: UUID | None = None, who: Actor | No
         COSTING | more.get("terms", TERMS),
         valid_for_us=DAY_US,
         residual=more.get("residual"),
+        is_past=is_past,
     )
 
 

@@ -31,6 +31,7 @@ MEMBERS = {
     ),
     "run-reported": ("run request steps stop overrun state", ""),
     "run-voided": ("run request returned", "proposal kept kept_for independent"),
+    "run-entered": ("run via fits frozen " + COSTED, "delta residual expected_batch warnings state"),
     "change-proposed": ("proposal what proposes approve_by", "about_run"),
     "proposal-refused": ("proposal what reason", ""),
     "run-corrected": (
@@ -38,7 +39,7 @@ MEMBERS = {
         "project delta residual state proposal",
     ),
 }
-MEMBERS_4 = {kind: shape for kind, shape in MEMBERS.items() if kind != "run-corrected"} | {
+MEMBERS_4 = {kind: shape for kind, shape in MEMBERS.items() if kind not in ("run-corrected", "run-entered")} | {
     "dataset-registered": (ONCE + " is_partitioned derived_from", "ceiling ceiling_limit"),
     "dataset-changed": ("", "state title description reason proposal"),
     "budget-set": ("budget limit limit_before reason", "proposal"),

@@ -59,6 +59,7 @@ DATASET_KINDS: Final[Mapping[str, Shape]] = {
         "run request number replaces before cost charged late returned fits frozen method assumptions accountant",
         "project delta residual state proposal",
     ),
+    "run-entered": _shape(f"run {_COSTED} via fits frozen", "delta residual expected_batch warnings state"),
     "change-proposed": _shape("proposal what proposes approve_by", "about_run"),
     "proposal-refused": _shape("proposal what reason"),
 }
@@ -68,7 +69,7 @@ _BY_DIGEST: Final = frozenset({"request_in", "request_sha256"})
 """In place of `request`, since version 4: its journal, and its digest."""
 
 _OF_VERSION_4: Final[Mapping[str, Shape]] = {
-    **{kind: shape for kind, shape in DATASET_KINDS.items() if kind != "run-corrected"},
+    **{kind: shape for kind, shape in DATASET_KINDS.items() if kind not in ("run-corrected", "run-entered")},
     "dataset-registered": _shape(f"{_REGISTERED} is_partitioned derived_from", "ceiling ceiling_limit"),
     "dataset-changed": _shape("", "state title description reason proposal"),
     "budget-set": _shape("budget limit limit_before reason", "proposal"),

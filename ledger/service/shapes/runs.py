@@ -359,7 +359,10 @@ class RunShown(TypedDict):
         RunStateShown,
         Field(description="waiting: for a steward. expired: no steward approved it in time."),
     ]
-    decision: Literal["approved", "refused", "waiting"]
+    decision: Annotated[
+        Literal["approved", "refused", "waiting", "entered"],
+        Field(description="entered: a past run that a steward entered. It is declared, and was not observed."),
+    ]
     is_overdue: bool
     percent: NotRequired[Percent]
     percent_of_delta: NotRequired[PercentOfDelta]
