@@ -135,11 +135,13 @@ class Keeper:
         self._keep()
 
     def _kept(self) -> Iterable[tuple[Journal, End]]:
-        """Return what is in the file, and what is known and not yet there."""
-        ends: dict[Journal, End] = {}
+        """Return what is in the file, and what is known and not yet there; of each journal the latest."""
+        ends = self._known.ends()
         if self._file is not None:
             try:
-                ends = dict(self._file.all())
+                for journal, end in self._file.all():
+                    if journal not in ends or ends[journal].seq < end.seq:
+                        ends[journal] = end
             except (sqlite3.Error, OSError, ValueError) as error:
                 self._failed(error)
         return ends.items()
@@ -163,6 +165,7 @@ class Keeper:
 
     def _compare(self, journal: Journal, kept: End) -> End | None:
         """Compare one journal with a head that was kept of it. Return its end now, unless it is contradicted."""
+        answers = self._known.answers(journal)  # before the snapshot, so that a later write-off is noticed
         with self._store.reading(journal[0]) as reading:
             now = _end(reading, journal, kept.name)
             if now is None:
@@ -170,15 +173,15 @@ class Keeper:
             elif now.seq < kept.seq or _hash_at(reading, journal[1], kept.seq) != kept.hash:
                 found = Contradiction(kept, now.seq)
             else:
-                self._known.settle(journal, now)
+                self._known.settle(journal, now, compared=kept)
                 return now
             is_answered = journal[1] is not None and reading.journals.accounts_for(journal[1], kept.seq, kept.hash)
         if is_answered and now is not None:
-            self._known.settle(journal, now)
+            self._known.settle(journal, now, compared=kept)
             if self._file is not None:
                 self._file.replace(journal, now)
             return now
-        self._known.contradict(journal, found)
+        self._known.contradict(journal, found, answers=answers)
         return None
 
     def _keep(self) -> None:

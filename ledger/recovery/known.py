@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
@@ -86,6 +87,7 @@ class Known:
         self._moved: set[Journal] = set()
         self._contradicted: dict[Journal, Contradiction] = {}
         self._derived: dict[Journal, Journal] = {}
+        self._answers: Counter[Journal] = Counter()
 
     # --- what the writer asks and tells
 
@@ -154,6 +156,7 @@ class Known:
                 journal = (tenant_id, entry.dataset_id)
                 before, record = self._ends.get(journal), entry.record or {}
                 if entry.kind == "budget-set" and "lost" in record and journal in self._contradicted:
+                    self._answers[journal] += 1
                     # The file still has the head that this entry answers: it is compared once more.
                     self._anchors[journal] = self._contradicted.pop(journal).kept
                     self._forget_derived(journal)
@@ -183,9 +186,16 @@ class Known:
             if before is None or before.seq < end.seq:
                 self._put(journal, end)
 
-    def settle(self, journal: Journal, end: End) -> None:
-        """Note that the database has everything that was known of a journal, up to this end."""
+    def settle(self, journal: Journal, end: End, *, compared: End | None = None) -> None:
+        """Note that the database has everything that was known of a journal, up to this end.
+
+        compared: the head that it was found to have; None if none was known. A contradiction stays if it is about a
+        later head: that an older one holds answers nothing.
+        """
         with self._lock:
+            found = self._contradicted.get(journal)
+            if found is not None and (compared is None or compared.seq < found.kept.seq):
+                return
             if self._contradicted.pop(journal, None) is not None:
                 log.warning(
                     "the journal %s of tenant %s holds again, up to entry %d", _name(journal), journal[0], end.seq
@@ -199,14 +209,26 @@ class Known:
 
     def take_moved(self) -> dict[Journal, tuple[End | None, End | None]]:
         """Return the journals that moved since the last call, each with its newest end and an earlier one that is to be
-        looked up first. Those that are contradicted are left out."""
+        looked up first. One that is contradicted is not looked up: its end is what the database lacks, and whoever
+        starts next must know it too."""
         with self._lock:
             moved, self._moved = self._moved, set()
             return {
-                journal: (self._ends.get(journal), self._anchors.get(journal))
+                journal: (
+                    self._ends.get(journal),
+                    None if journal in self._contradicted else self._anchors.get(journal),
+                )
                 for journal in moved
-                if journal not in self._contradicted
             }
+
+    def ends(self) -> dict[Journal, End]:
+        """Return the latest end that is known of each journal, whether the database has it or not."""
+        with self._lock:
+            return self._ends | {journal: found.kept for journal, found in self._contradicted.items()}
+
+    def answers(self, journal: Journal) -> int:
+        """Return how often lost entries of a journal were written off."""
+        return self._answers[journal]
 
     def put_back(self, journals: Iterable[Journal]) -> None:
         """Note that these still have to be looked at."""
@@ -217,9 +239,12 @@ class Known:
         """Return what is known of a journal's end."""
         return self._ends.get(journal)
 
-    def contradict(self, journal: Journal, what: Contradiction) -> None:
-        """Decide nothing more on a journal."""
+    def contradict(self, journal: Journal, what: Contradiction, *, answers: int | None = None) -> None:
+        """Decide nothing more on a journal. answers: how often its lost entries had been written off when the journal
+        was read; if they were again since then, this is out of date."""
         with self._lock:
+            if answers not in (None, self._answers[journal]):
+                return
             is_new = journal not in self._contradicted
             self._contradicted[journal] = what
         if is_new:

@@ -14,10 +14,15 @@ import pytest
 from pydantic import SecretStr
 from sqlalchemy import make_url
 
+from ledger.access.keys import tenant_of
+from ledger.core.entries import Entry
 from ledger.operate.check import check_journals
 from ledger.operate.deploy import FirstKeys
 from ledger.recovery.file import HeadsFile
+from ledger.recovery.keeper import Keeper
+from ledger.recovery.known import Contradiction, End, Known
 from ledger.settings import Settings
+from ledger.store import Store, engine_for
 from ledger.verifier.jws import PublicKeys
 from ledger.verifier.verify import verify
 from tests.conftest import KINDS, Templates
@@ -47,6 +52,10 @@ class Site:
         chosen = (settings or self.settings).model_copy(update=more)
         with InsideClient(application(chosen)) as client:
             yield Ledger(client, self.first.admin_key, operator_key=self.first.operator_key, tenant=self.first.tenant)
+
+
+def _store(settings: Settings) -> contextlib.closing[Store]:
+    return contextlib.closing(Store(engine_for(settings.database_url.get_secret_value())))
 
 
 @pytest.fixture(params=KINDS)
@@ -151,6 +160,62 @@ def test_a_database_that_is_put_back_under_a_running_server(site: Site) -> None:
         assert "entry 2 is missing" in ledger.ask(datasets=["gone"]).json()["detail"]
         assert "entry 2 is not the one" in ledger.ask(datasets=["other"]).json()["detail"]
         assert ok(ledger.ask(datasets=["whole"]))["state"] == "held"
+
+
+@pytest.mark.parametrize("file", ["none", "unreadable", "older", "newest"])
+def test_what_the_writer_noticed_is_not_forgotten(site: Site, tmp_path: Path, file: str) -> None:
+    """Goal: a contradiction lasts until the entries are back, whatever the file of kept heads has. Method: four entries
+    are committed, of which the file has none, two or all; the journal is put back to the third; the decision notices,
+    and then the comparison that runs from time to time finds nothing else. A new process on the file knows it too."""
+    with site.served() as ledger:
+        ledger.register(name="lost")
+        for _ in range(3):
+            ok(ledger.ask(datasets=["lost"]))
+        tenant_id = tenant_of(ledger.key)
+    path = None if file == "none" else tmp_path / "kept-heads"
+    with _store(site.settings) as store, store.reading(tenant_id) as reading:
+        (dataset,) = reading.datasets.page(after=None, limit=1, only=None)
+        entries = reading.journals.page(dataset.id, after=0, limit=10)
+    known = Known()
+    with _store(site.settings) as store:
+        keeper = Keeper(store, known, path)
+        keeper.committed(tenant_id, entries[: {"older": 2, "newest": 4}.get(file, 0)], is_of_tenant=False)
+        keeper._keep()  # as every quarter of a second
+        keeper.committed(tenant_id, entries, is_of_tenant=False)
+        if file == "unreadable" and path is not None:
+            path.write_text("not a database")
+    changed(
+        site.settings,
+        "DELETE FROM places WHERE seq > 3",
+        "DELETE FROM entries WHERE seq > 3",
+        "UPDATE datasets SET seq = 3, head = (SELECT hash FROM entries WHERE seq = 3)",
+    )
+    with _store(site.settings) as store:
+        keeper._store = store
+        with store.reading(tenant_id) as reading:
+            (stored,) = reading.datasets.page(after=None, limit=1, only=None)
+        for _ in range(2):
+            known.refusals(tenant_id, [stored], {})  # as before a decision
+            assert known.refusal_on(tenant_id, [stored.id]) is not None
+            keeper.check()
+        assert [found.kept.seq for found in known.contradicted.values()] == [4]
+        if file in ("older", "newest"):
+            assert path is not None
+            assert {end.seq for (_, id_), end in HeadsFile(path).all() if id_ == stored.id} == {4}
+
+
+def test_a_comparison_from_before_a_write_off_is_out_of_date() -> None:
+    """Goal: a write-off opens the dataset at once. Method: what a comparison that began before it found, told after."""
+    journal = tenant_id, dataset_id = uuid.uuid4(), uuid.uuid4()
+    lost, known = Contradiction(End(4, b"4" * 32, "lost"), 3), Known()
+    known.contradict(journal, lost)
+    before = known.answers(journal)
+    record = {"dataset": "lost", "lost": {"seq": 4}}
+    known.committed(tenant_id, [Entry(dataset_id, 4, "budget-set", 1, None, "", b"5" * 32, record=record)])
+    known.contradict(journal, lost, answers=before)
+    assert known.refusal_on(tenant_id, [dataset_id]) is None
+    known.contradict(journal, lost, answers=known.answers(journal))
+    assert known.refusal_on(tenant_id, [dataset_id]) is not None
 
 
 def test_the_file_has_every_head_and_nothing_else(site: Site) -> None:
