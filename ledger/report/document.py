@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from importlib import metadata
 from typing import Any, Final
 from uuid import UUID
 
@@ -24,6 +25,7 @@ from ledger.report.source import Question, Source, TenantSource
 from ledger.report.standing import Standing, TenantStanding, is_watched, stand, stand_tenant
 
 FORMAT: Final = "privacy-ledger-report"
+SOFTWARE: Final = f"privacy-ledger {metadata.version('privacy-ledger')}"
 VERSION: Final = 1
 CHUNK_CHARS: Final = 64 * 1024
 _ACCOUNTS_AT_ONCE: Final = 256
@@ -124,6 +126,7 @@ def _about(report: Report, as_of: str | None) -> dict[str, Any]:
         "as_of": as_of,
         "restricted_to": None if question.restricted_to is None else list(question.restricted_to),
         "datasets": [source.name for source in report.sources],
+        "made": {"on": question.made_on, "contact": question.contact, "software": SOFTWARE, "time_zone": "UTC"},
     }
 
 
@@ -437,9 +440,10 @@ def _declared_delta(standing: Standing, key: AccountKey) -> float | None:
 
 
 def _attacks(some: Sequence[Amount]) -> list[dict[str, Any]]:
-    """Return the success of the best membership attack, for each amount."""
+    """Return the success of the best membership attack, and of guessing a property, for each amount."""
     rates = [disclosure.true_positive_rates(some, false_positive_rate=rate) for rate in _RATES]
     advantages = disclosure.advantages(some)
+    guesses = [disclosure.guessing_rates(some, base_rate=rate) for rate in disclosure.BASE_RATES]
     return [
         {
             "true_positive_rates": [
@@ -447,6 +451,10 @@ def _attacks(some: Sequence[Amount]) -> list[dict[str, Any]]:
                 for rate, column in zip(_RATES, rates, strict=True)
             ],
             "advantage": advantages[index],
+            "guesses": [
+                {"base_rate": rate, "success": column[index]}
+                for rate, column in zip(disclosure.BASE_RATES, guesses, strict=True)
+            ],
         }
         for index in range(len(some))
     ]

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
+from ledger.accounting import disclosure
+from ledger.core.amounts import Amount
 from ledger.encoding import JsonObject, encode
-from ledger.report.blocks import Block, Cell, Column, Heading, Line, Paragraph, Table, line
+from ledger.report.blocks import Block, Cell, Column, Details, Heading, Line, Paragraph, Table, line
 from ledger.report.phrases import (
     ADJACENCY,
     account_name,
     amount,
     brief,
+    deltas_of,
     digits,
     limits_of,
     moment,
@@ -55,19 +58,99 @@ def runs(view: View) -> Iterator[Block]:
         yield Paragraph("There were no runs in the period.")
         return
     yield Paragraph(
-        "Each decision is shown with the id of the run and the hash of its entry, and each start with the hash of its "
-        "entry. A receipt names these hashes."
+        "One line for each run. The cost is what was charged; of a run that has not ended, what is held; of a refused one,"
+        " what it asked for: in percent of the dataset's limit, which adds up, then the epsilon of the run by itself, and"
+        " mu. The details are at the end of the report."
     )
-    titles = (Column("Decision", 2.8), Column("Who and why", 2.3), Column("Mechanism", 2.2), Column("Cost", 2.3))
-    limits = limits_of(view.document["datasets"])
+    limits, deltas = limits_of(view.document["datasets"]), deltas_of(view.document["datasets"])
+    for dataset, mine in _by_dataset(items):
+        delta = deltas.get(dataset)
+        alone = [None] * len(mine) if delta is None else _epsilons(mine, delta)
+        rows = tuple(_run(item, limits.get(dataset), epsilon_) for item, epsilon_ in zip(mine, alone, strict=True))
+        at = "" if delta is None else f"; epsilon at delta {significant(delta)}"
+        yield Table(f"Runs on {dataset}, in the order of their decisions{at}", _LINE, rows)
+
+
+_LINE: Final = (
+    Column("Entry", 0.6, True),
+    Column("Decided", 1.25),
+    Column("State", 0.75),
+    Column("Asked by", 1.2),
+    Column("Purpose", 2),
+    Column("Mechanism", 2),
+    Column("Cost", 0.8, True),
+    Column("epsilon", 0.8, True),
+    Column("mu", 0.8, True),
+)
+PURPOSE_SHOWN_MAX: Final = 28
+NAME_SHOWN_MAX: Final = 15
+
+
+def _by_dataset(items: Sequence[JsonObject]) -> Iterator[tuple[str, list[JsonObject]]]:
     for dataset in dict.fromkeys(item["dataset"] for item in items):
-        limit = limits.get(dataset)
-        mine = tuple(_run(item, limit) for item in items if item["dataset"] == dataset)
-        yield Table(f"Runs on {dataset}, in the order of their decisions", titles, mine)
+        yield dataset, [item for item in items if item["dataset"] == dataset]
 
 
-def _run(item: JsonObject, limit: JsonObject | None) -> tuple[Cell, ...]:
-    return (tuple(_decision(item)), tuple(_why(item)), tuple(_mechanism(item)), tuple(_cost(item, limit)))
+def _epsilons(items: Sequence[JsonObject], delta: float) -> list[float | None]:
+    """Return the epsilon of each run by itself, from the integers in the document."""
+    spent = [Amount(int(_counted(item)["mu_sq_pico"]), int(_counted(item)["delta_atto"])) for item in items]
+    return disclosure.epsilons(spent, at_delta=delta)
+
+
+def _counted(item: JsonObject) -> JsonObject:
+    """Return what a run was charged or, without that, what it would cost."""
+    counted: JsonObject = item["cost"] if item["charged"] is None else item["charged"]
+    return counted
+
+
+def _run(item: JsonObject, limit: JsonObject | None, epsilon_: float | None) -> tuple[Cell, ...]:
+    counted = _counted(item)
+    part = part_of(counted, limit).removesuffix(" of the limit")
+    about = "≈ " if item["is_estimate"] else ""
+    return (
+        line(f"{item['seq']}"),
+        line(moment(item["at"])[:16]),
+        line(item["state"] + (", overrun" if item["overrun"] else ""), "strong" if item["overrun"] else "plain"),
+        line(_cut_to(item["asked_by"]["name"], NAME_SHOWN_MAX)),
+        line(_cut_to(short(item["purpose"]), PURPOSE_SHOWN_MAX)),
+        line(_in_brief(item["mechanism"])),
+        line(f"{about}{part or '–'}"),
+        line("–" if epsilon_ is None else f"{about}{significant(epsilon_, up=True, digits=3)}"),
+        line(f"{about}{significant(counted['mu'], up=True, digits=3)}"),
+    )
+
+
+def _cut_to(text: str, length: int) -> str:
+    return text if len(text) <= length else f"{text[: length - 1]}…"
+
+
+def _in_brief(mechanism: JsonObject) -> str:
+    noise, steps = mechanism.get("noise_multiplier"), mechanism.get("steps", mechanism.get("count"))
+    noisy = "" if not isinstance(noise, int | float) else f" {significant(noise, digits=3)}"
+    return _cut_to(f"{mechanism['type']}{noisy}{'' if not isinstance(steps, int) else f' × {steps:,}'}", 26)
+
+
+def details(view: View) -> Iterator[Block]:
+    """Yield everything about each run, in small print."""
+    items = view.document["runs"]
+    if not items:
+        return
+    yield Heading(1, "Details of the runs", "details")
+    yield Paragraph(
+        "Each decision with the id of the run and the hash of its entry, and each start with the hash of its entry. A"
+        " receipt names these hashes. Costs in exact integers: mu² in pico, -log(1 - delta) in atto."
+    )
+    limits = limits_of(view.document["datasets"])
+    for dataset, mine in _by_dataset(items):
+        yield Heading(2, f"Runs on {dataset}", f"details-{dataset}")
+        yield Details(tuple(tuple(_detail(item, limits.get(dataset))) for item in mine))
+
+
+def _detail(item: JsonObject, limit: JsonObject | None) -> Iterator[Line]:
+    yield from _decision(item)
+    yield from _why(item)
+    yield from _mechanism(item)
+    yield from _cost(item, limit)
 
 
 def _decision(item: JsonObject) -> Iterator[Line]:
