@@ -20,6 +20,7 @@ from ledger.core.amounts import ZERO, Amount
 from ledger.core.datasets import Account, AccountKey, Balance
 from ledger.encoding import encode
 from ledger.report import words
+from ledger.report.rates import attacks_at
 from ledger.report.runs import Beside, runs_of
 from ledger.report.source import Question, Source, TenantSource
 from ledger.report.standing import Standing, TenantStanding, is_watched, stand, stand_tenant
@@ -397,7 +398,7 @@ def _disclosed(
 ) -> list[dict[str, Any]]:
     """Return the guarantees of each account: at what is spent, at what is spent and held, and at its limit."""
     epsilons = [_epsilon_at(delta, which, standing, keys) for delta in _deltas(standing)]
-    attacks = {name: _attacks(some) for name, some in which.items()}
+    attacks = {name: attacks_at(some) for name, some in which.items()}
     return [
         {
             "epsilon": [at_delta[index] for at_delta in epsilons],
@@ -437,30 +438,6 @@ def _declared(standing: Standing, key: AccountKey) -> Mapping[str, Any] | None:
 def _declared_delta(standing: Standing, key: AccountKey) -> float | None:
     at_delta = (_declared(standing, key) or {}).get("at_delta")
     return None if at_delta is None else float(at_delta)
-
-
-def _attacks(some: Sequence[Amount]) -> list[dict[str, Any]]:
-    """Return the success of the best membership attack, and of guessing a property, for each amount."""
-    rates = [disclosure.true_positive_rates(some, false_positive_rate=rate) for rate in _RATES]
-    advantages = disclosure.advantages(some)
-    guesses = [disclosure.guessing_rates(some, base_rate=rate) for rate in disclosure.BASE_RATES]
-    return [
-        {
-            "true_positive_rates": [
-                {"false_positive_rate": rate, "true_positive_rate": column[index]}
-                for rate, column in zip(_RATES, rates, strict=True)
-            ],
-            "advantage": advantages[index],
-            "guesses": [
-                {"base_rate": rate, "success": column[index]}
-                for rate, column in zip(disclosure.BASE_RATES, guesses, strict=True)
-            ],
-        }
-        for index in range(len(some))
-    ]
-
-
-_RATES: Final = disclosure.FALSE_POSITIVE_RATES
 
 
 # --- the rest --------------------------------------------------------------------------------------------------------

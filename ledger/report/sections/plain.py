@@ -75,8 +75,8 @@ def _learnt(document: JsonObject) -> Iterator[Line]:
     rate, most = attack["true_positive_rates"][1], limit["true_positive_rates"][1]
     yield Line(
         f"Is a {unit} in the data? An attacker who wrongly suspects {percent(rate['false_positive_rate'])} of those"
-        f" outside finds at most {both(rate['true_positive_rate'], most['true_positive_rate'])} of those inside. Guessing"
-        " finds as many as it wrongly suspects."
+        f" outside finds at most {both(rate['true_positive_rate'], most['true_positive_rate'])} of those inside."
+        " Guessing finds as many as it wrongly suspects."
     )
     for guess, at_most in zip(attack.get("guesses", ()), limit.get("guesses", ()), strict=True):
         yield Line(
@@ -84,8 +84,8 @@ def _learnt(document: JsonObject) -> Iterator[Line]:
             f" output: in at most {both(guess['success'], at_most['success'])}."
         )
     yield Line(
-        f"From 0 % (nothing) to 100 % (everything): at most {both(attack['advantage'], limit['advantage'])}, the membership"
-        " advantage: the share found less the share wrongly suspected.",
+        f"From 0 % (nothing) to 100 % (everything): at most {both(attack['advantage'], limit['advantage'])}, the"
+        " membership advantage: the share found less the share wrongly suspected.",
         "strong",
     )
 

@@ -58,9 +58,9 @@ def runs(view: View) -> Iterator[Block]:
         yield Paragraph("There were no runs in the period.")
         return
     yield Paragraph(
-        "One line for each run. The cost is what was charged; of a run that has not ended, what is held; of a refused one,"
-        " what it asked for: in percent of the dataset's limit, which adds up, then the epsilon of the run by itself, and"
-        " mu. The details are at the end of the report."
+        "One line for each run. The cost is what was charged; of a run that has not ended, what is held; of a refused"
+        " one, what it asked for: in percent of the dataset's limit, which adds up, then the epsilon of the run by"
+        " itself, and mu. The details are at the end of the report."
     )
     limits, deltas = limits_of(view.document["datasets"]), deltas_of(view.document["datasets"])
     for dataset, mine in _by_dataset(items):
