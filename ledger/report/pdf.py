@@ -155,7 +155,7 @@ _HEAD: Final = _style("head", 7, fontName="Ledger-Bold")
 _NUMBER_HEAD: Final = _style("number head", 7, fontName="Ledger-Bold", alignment=TA_RIGHT)
 _CAPTION: Final = _style("caption", 8, fontName="Ledger-Bold", spaceBefore=6, spaceAfter=3)
 _UNDER: Final = _style("under", 7.5, textColor=DIM, spaceAfter=6)
-_DETAIL: Final = _style("detail", 6.2, leading=7.6, spaceAfter=3.4)
+_DETAIL: Final = _style("detail", 5.4, leading=6.4, spaceAfter=2)
 _TITLE: Final = _style("title", 24, fontName="Ledger-Bold", spaceAfter=6)
 _SUBTITLE: Final = _style("subtitle", 13, textColor=DIM, spaceAfter=14)
 _VERDICT: Final = _style("verdict", 12, fontName="Ledger-Bold")
@@ -207,7 +207,7 @@ def _flowable(block: blocks.Block) -> Iterator[Flowable]:
             yield from _table(block)
         case Details():
             for lines in block.rows:
-                yield Paragraph(" · ".join(_marked(text_line, mono_size=5.6) for text_line in lines), _DETAIL)
+                yield Paragraph(" · ".join(_marked(text_line, mono_size=5) for text_line in lines), _DETAIL)
         case Figure():
             yield KeepTogether([_image(block, WIDTH), Paragraph(escape(block.caption), _UNDER)])
 

@@ -15,7 +15,7 @@ PROMISES_MAX: Final = 6
 
 
 def plain(view: View) -> Facts:
-    """Return the answers to the first four questions of whoever answers for the data."""
+    """Return the answers to the first four questions of the person who answers for the data."""
     document = view.document
     return Facts(
         (
@@ -148,8 +148,8 @@ def made(document: JsonObject) -> list[tuple[str, Any]]:
     stated = document["about"].get("made")
     if stated is None:
         return []
-    on = "on a date that was not stated" if stated["on"] is None else f"on {stated['on']}"
-    rows = [("Made", line(f"{on}, by {stated['software']}; times are {stated['time_zone']}"))]
+    on = "" if stated["on"] is None else f"on {stated['on']} "
+    rows = [("Made", line(f"{on}by {stated['software']}; times are {stated['time_zone']}"))]
     return rows if stated["contact"] is None else [*rows, ("Contact", line(stated["contact"]))]
 
 
