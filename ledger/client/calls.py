@@ -287,6 +287,8 @@ def report(
     form: str,
     since: str | datetime | None,
     until: str | datetime | None,
+    made_on: str | None,
+    contact: str | None,
 ) -> Call:
     """Read the report of a dataset, a project, or the tenant if neither is named. Raises InvalidRequest."""
     if dataset is not None and project is not None:
@@ -296,4 +298,5 @@ def report(
         )
     parts = ("datasets", dataset) if dataset is not None else ("projects", project) if project is not None else ()
     period = {"from": moment(since, field="from"), "to": moment(until, field="to")}
-    return replace(get(*parts, "report", format=form, **period), is_streamed=True, is_slow=True)
+    stated = {"made_on": made_on, "contact": contact}
+    return replace(get(*parts, "report", format=form, **period, **stated), is_streamed=True, is_slow=True)

@@ -197,6 +197,8 @@ QUERIES: Final[Mapping[str, list[Any]]] = {
     "mechanism": [None],
     "since": [None],
     "until": [None],
+    "made_on": [None],
+    "contact": [None],
     "key": [None],
     "at": [None, "2100-01-01"],
     "by": ["person", "label"],
