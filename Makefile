@@ -9,8 +9,9 @@ PROCESSES ?= $$($(BIN)/python -c 'import os; print(min(4, (os.cpu_count() or 1) 
 # Whatever the environment sets: the tests start many processes, and each would compile all that it imports.
 KEEP_BYTECODE := PYTHONDONTWRITEBYTECODE=
 # Another build to measure beside this one, and what to measure: make bench BASE=COMMIT, make bench PARTS="certificates recipes guesses"
+# What to torture: make torture PARTS="hostile faults rolling soak"
 BASE ?=
-PARTS ?= table
+PARTS ?=
 # Which libraries to test beside: make test-integrations STACKS="mlflow wandb"
 STACKS ?=
 # Newer versions for the lock files: make lock UPGRADE=--upgrade
@@ -61,7 +62,7 @@ prove: $(VENV)/installed-training ## The tests with their counts at full size, a
 
 .PHONY: bench
 bench: $(VENV)/installed-test $(if $(filter certificates,$(PARTS)),$(OPACUS)) ## Measure what the ledger does beside its peers, in about five minutes
-	BASE=$(BASE) $(BIN)/python -m tests.bench $(PARTS)
+	BASE=$(BASE) $(BIN)/python -m tests.bench $(or $(PARTS),table)
 
 .PHONY: docs
 docs: $(VENV)/installed-docs ## The documentation site, which the server serves at /docs/guide
@@ -72,8 +73,8 @@ wheel: docs ## The wheel in dist, with the documentation site
 	$(PIP) wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
 
 .PHONY: torture
-torture: $(VENV)/installed-test ## Measure one tenant's approvals beside another one that is hostile, in about two minutes
-	$(BIN)/python -m tests.torture
+torture: $(VENV)/installed-test ## A hostile tenant beside another one, and faults on each database; whether a promise breaks, in about five minutes
+	$(BIN)/python -m tests.torture $(PARTS)
 
 .PHONY: check
 check: $(VENV)/installed-test docs ## Style, types, migrations, the documentation site, and known vulnerabilities

@@ -34,9 +34,13 @@ SERVER_ROLE = "ledger_server"
 
 
 def pytest_configure() -> None:
-    """Keep the folders of tests in memory where there is room: an SQLite ledger there writes through to no disk."""
+    """Keep the folders of tests in memory where there is room: an SQLite ledger there writes through to no disk. And
+    let each process compute in one thread, as those of the server do: its libraries' own threads mostly wait, and keep
+    a processor busy with that."""
     for folder in postgres.in_memory():
         os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", folder)
+    for library in ("OMP", "OPENBLAS", "MKL"):
+        os.environ.setdefault(f"{library}_NUM_THREADS", "1")
 
 
 @pytest.fixture(autouse=True)

@@ -54,6 +54,7 @@ ONLY_IN: dict[str, set[str]] = {
     },
     "torch": {
         "client.fastdp",
+        "client.past",
         "client.transformers",
         *(f"client.opacus.{name}" for name in ("checks", "evidence", "trainers", "training", "watch")),
     },

@@ -15,6 +15,8 @@ from ledger.core.amounts import Amount
 
 FALSE_POSITIVE_RATES: Final = (0.001, 0.01, 0.05)
 """The rates at which attacks are usually reported (Carlini et al., IEEE S&P 2022)."""
+BASE_RATES: Final = (0.1, 0.5)
+"""How often somebody guesses a property of a person right without any output, for examples."""
 TYPE_I_ERRORS: Final = (0.0, 0.001, 0.002, 0.005, *(step / 100 for step in range(1, 101)))
 DELTAS: Final = tuple(float(f"{lead}e-{power}") for power in range(10, 1, -1) for lead in (1, 2, 5))
 _DELTA_MAX: Final = 1.0 - 2.0**-53
@@ -58,6 +60,19 @@ def true_positive_rates(spent: Sequence[Amount], *, false_positive_rate: float) 
     mu, delta = _points(spent)
     rates = gdp.true_positive_rate(mu=mu, delta=delta, false_positive_rate=false_positive_rate).tolist()
     return [max(rate, false_positive_rate) for rate in rates]
+
+
+def guessing_rates(spent: Sequence[Amount], *, base_rate: float) -> list[float]:
+    """Return how often, at most, an attacker guesses a property of a person right, who is right at the base rate
+    without any output. It is never less than that.
+
+    Let f be the trade-off between the outputs with the person's data and those of a run without it (or with other data
+    in its place, as the adjacency has it). Of the latter the property is independent, so each guess is right with the
+    base rate b at most. The event "the guess is right" has probability b there, so with the person's data it has
+    1 - f(b) at most, by the definition of f; averaging over persons keeps that, because f is convex. This is the true-
+    positive rate at the false-positive rate b.
+    """
+    return true_positive_rates(spent, false_positive_rate=base_rate)
 
 
 def advantages(spent: Sequence[Amount]) -> list[float]:

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
-from functools import cache
+from functools import partial
 from typing import Final
 
 from ledger.accounting import beside, certificate, deadline
@@ -146,20 +146,11 @@ def solve(
 
 def charged(mechanism: AnyMechanism, terms: Terms, *, remaining: Amount, left: Left | None = None) -> Amount | None:
     """Return what an approval of a mechanism would charge; None if it does not fit. Raises as `costs.cost`."""
-    price = _Price(cost(mechanism, terms)) if left is None else _chosen_price(mechanism, terms, left, remaining)[0]
+    if left is None:
+        price = _Price(cost(mechanism, terms))
+    else:
+        price, _ = _Offers(terms, left, remaining).chosen(mechanism)
     return price.amount if price.does_fit(remaining) else None
-
-
-def _chosen_price(mechanism: AnyMechanism, terms: Terms, left: Left, remaining: Amount) -> tuple[_Price, int]:
-    """Return what a mechanism costs at the share that an approval takes, and the number of that share."""
-
-    def offer_at(index: int) -> beside.Offer:
-        deadline.check()
-        return beside.offer(mechanism, terms, left.shares[index], left.base)
-
-    with certificate.keeping_here():
-        chosen = choose(offer_at, len(left.shares), Room(left.mu_sq_pico, remaining))
-    return _Price(chosen.offer.cost, chosen.offer.table, left.mu_sq_pico), chosen.number
 
 
 def parameter(mechanism: AnyMechanism, solve_for: str) -> str:
@@ -203,10 +194,33 @@ class _Price:
         return is_left and not self.amount.exceeds(remaining)
 
 
-def _price_at(mechanism: AnyMechanism, terms: Terms, left: Left, share: Decimal) -> _Price:
-    """Return what a mechanism costs at one share of delta."""
-    offer = beside.offer(mechanism, terms, share, left.base)
-    return _Price(offer.cost, offer.table, left.mu_sq_pico)
+class _Offers:
+    """Offers beside what is left, each computed once, at the levels that fit there."""
+
+    def __init__(self, terms: Terms, left: Left, remaining: Amount) -> None:
+        self._terms, self._left, self._room = terms, left, Room(left.mu_sq_pico, remaining)
+        self._known: dict[tuple[str, int], beside.Offer] = {}
+
+    def at(self, mechanism: AnyMechanism, share: int) -> beside.Offer:
+        """Return the offer to a mechanism at a share of delta, by its number. Raises as `costs.cost`."""
+        key = mechanism.model_dump_json(exclude_none=True), share
+        if key not in self._known:
+            deadline.check()
+            left = self._left
+            self._known[key] = beside.offer(mechanism, self._terms, left.shares[share], left.base, left=left.mu_sq_pico)
+        return self._known[key]
+
+    def price_at(self, mechanism: AnyMechanism, share: int) -> _Price:
+        """Return what a mechanism costs at a share of delta."""
+        offer = self.at(mechanism, share)
+        return _Price(offer.cost, offer.table, self._left.mu_sq_pico)
+
+    def chosen(self, mechanism: AnyMechanism, first: int | None = None) -> tuple[_Price, int]:
+        """Return what a mechanism costs at the share that an approval takes, and the number of that share. first: as
+        for `choosing`."""
+        with certificate.keeping_here():
+            share = choose(partial(self.at, mechanism), len(self._left.shares), self._room, first=first).number
+        return self.price_at(mechanism, share), share
 
 
 def _runs(mechanism: AnyMechanism, terms: Terms, left: Left | None, remaining: Amount) -> Solution | None:
@@ -214,21 +228,16 @@ def _runs(mechanism: AnyMechanism, terms: Terms, left: Left | None, remaining: A
     if left is None:
         return _equal_runs(_Price(cost(mechanism, terms)), remaining)
     if len(left.shares) == 1:
-        return _equal_runs(_price_at(mechanism, terms, left, left.shares[0]), remaining)
+        return _equal_runs(_Offers(terms, left, remaining).price_at(mechanism, 0), remaining)
     return _chosen_runs(mechanism, terms, left, remaining)
 
 
 def _chosen_runs(mechanism: AnyMechanism, terms: Terms, left: Left, remaining: Amount) -> Solution | None:
     """Return how many runs fit that each take the share of delta that is cheapest then; at most `RUNS_CHOSEN_MAX`."""
-
-    @cache
-    def offer_at(index: int) -> beside.Offer:
-        deadline.check()
-        return beside.offer(mechanism, terms, left.shares[index], left.base)
-
-    room, charged = Room(left.mu_sq_pico, remaining), ZERO
+    offer_at = partial(_Offers(terms, left, remaining).at, mechanism)
+    room, charged, share = Room(left.mu_sq_pico, remaining), ZERO, None
     for count in range(RUNS_CHOSEN_MAX):
-        offer = choose(offer_at, len(left.shares), room).offer
+        share, offer = choose(offer_at, len(left.shares), room, first=share)
         price = _Price(offer.cost, offer.table, room.left)
         if not price.does_fit(room.remaining):
             return Solution("runs", count, charged) if count else None
@@ -265,8 +274,9 @@ class _Search:
     ) -> None:
         self._mechanism, self._terms, self._remaining, self._is_late = mechanism, terms, remaining, is_late
         self._left = left
+        self._offers = None if left is None else _Offers(terms, left, remaining)
         self._shares = () if left is None else left.shares
-        self._share = 0
+        self._share = self._shares.index(terms.delta) if terms.delta in self._shares else 0
         self._declared = mechanism.model_dump(exclude_none=True)
         self._asked: tuple[_Price | None, int] | None = None
 
@@ -320,21 +330,21 @@ class _Search:
         try:
             if resized is None:
                 return None
-            if self._left is None:
+            if self._offers is None:
                 return _Price(cost(resized, self._terms))
-            return _price_at(resized, self._terms, self._left, self._shares[self._share])
+            return self._offers.price_at(resized, self._share)
         except (InvalidRequest, TooLarge, ValueError):
             return None
 
     def _chosen(self, field: str, value: int | Decimal) -> _Price | None:
         """Return the charge at the share that an approval takes, which becomes the current one."""
-        if self._left is None or len(self._shares) == 1:
+        if self._offers is None or len(self._shares) == 1:
             return self._cost(field, value)
         resized = self._resized(field, value)
         try:
             if resized is None:
                 return None
-            price, self._share = _chosen_price(resized, self._terms, self._left, self._remaining)
+            price, self._share = self._offers.chosen(resized, self._share)
         except (InvalidRequest, TooLarge, ValueError):
             return None
         return price

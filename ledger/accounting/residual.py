@@ -40,15 +40,18 @@ _SOURCE_CELLS: Final = 64
 _UP: Final = 1 + 2.0**-40
 
 
-def residual_costs(mechanism: AnyMechanism, terms: Terms, at: Sequence[int]) -> tuple[int, ...]:
+def residual_costs(
+    mechanism: AnyMechanism, terms: Terms, at: Sequence[int], *, cost: Cost | None = None
+) -> tuple[int, ...]:
     """Return c at each of these levels, which rise from 0, all in units of 1e-12 of mu².
 
-    terms: as of `costs.cost`; with segments, c is that of one of them. Raises as `costs.cost` does.
+    terms: as of `costs.cost`; with segments, c is that of one of them. cost: what `costs.cost` returns for it, if that
+    is known. Raises as `costs.cost` does.
     """
     with certificate.keeping_here():
         one = segment(mechanism, terms.segments) if terms.segments > 1 else mechanism
         once = replace(terms, delta=Fraction(terms.delta) / terms.segments, segments=1)
-        cost = costs.cost(one, once)
+        cost = costs.cost(one, once) if cost is None else cost
         standalone = max(cost.amount.mu_sq_pico, 1)
         climbed = _climbed(one, once, cost, at)
     table = []

@@ -40,6 +40,7 @@ from ledger.service.journals import Journals
 from ledger.service.keys import Keys
 from ledger.service.last_uses import LastUses
 from ledger.service.overview import Overview
+from ledger.service.past_runs import PastRunsService
 from ledger.service.planned_runs import RunsPlanner
 from ledger.service.planner import Planner
 from ledger.service.proposals import Proposals
@@ -226,6 +227,7 @@ class Builder:
             attestations=Attestations(store=store, runs=runs, heads=heads, signer=self._signer),
             planner=Planner(store, catalogue, costing, known=known),
             runs_planner=RunsPlanner(store, runs.asking, known=known),
+            past_runs=PastRunsService(store, writer, catalogue, runs.asking),
             proposals=Proposals(store=store, writer=writer, datasets=datasets, runs=runs),
             tenants=Tenants(store=store, writer=writer),
             keys=Keys(store=store, writer=writer, keyring=keyring),

@@ -21,7 +21,7 @@ from fastapi import Response
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
-from ledger.api import runs
+from ledger.api import batches, runs
 from ledger.api.done import answered
 from ledger.api.gate import Allowed
 from ledger.api.limits import Shares, in_pieces
@@ -35,7 +35,7 @@ from ledger.errors import LedgerError
 from ledger.service import presence
 from ledger.service.asked import canonical
 from ledger.service.asking import kind_of
-from ledger.service.requests.runs import NewBatch, RunRequest, SettleRequest, VoidRequest, as_kept
+from ledger.service.requests.runs import NewBatch, RunRequest, SettleRequest, StartRequest, VoidRequest, as_kept
 
 BODIES_MAX: Final = 1_024
 BODY_BYTES_MAX: Final = 2_048
@@ -97,11 +97,12 @@ async def _ask(asked: _Asked) -> Response:
 
 async def _ask_all(asked: _Asked) -> Response:
     body = _body(asked)
-    return await runs.ask_for_all(asked.served, asked.caller, body.sent["runs"], body.model)
+    return await batches.ask_for_all(asked.served, asked.caller, body.sent["runs"], body.model)
 
 
 async def _start(asked: _Asked) -> Response:
-    return await runs.start_run(asked.served, asked.caller, asked.run)
+    request = None if asked.body is None else asked.body.model
+    return await runs.start_run(asked.served, asked.caller, asked.run, request)
 
 
 async def _settle(asked: _Asked) -> Response:
@@ -133,7 +134,7 @@ _MAY_ASK, _MAY_READ, _MAY_END = Allowed("ask for runs"), Allowed("read"), Allowe
 _ASK: Final = Call("/v1/runs", _MAY_ASK, _ask, RunRequest, needs_body=True)
 _BATCH: Final = Call("/v1/runs/batch", _MAY_ASK, _ask_all, NewBatch, needs_body=True)
 _MOVES: Final = {
-    "start": Call("/v1/runs/{id}/start", _MAY_ASK, _start),
+    "start": Call("/v1/runs/{id}/start", _MAY_ASK, _start, StartRequest | None),
     "settle": Call("/v1/runs/{id}/settle", _MAY_ASK, _settle, SettleRequest | None),
     "void": Call("/v1/runs/{id}/void", _MAY_END, _void, VoidRequest, needs_body=True),
 }
@@ -259,7 +260,8 @@ class Calls:
             return known
         sent, model = await aside(served, caller, partial(read_body, raw, annotation), size=len(raw))
         kept = as_kept(sent, model) if isinstance(model, RunRequest) else sent
-        if len(raw) > BODY_BYTES_MAX or isinstance(model, Unfit):
+        # A start has a token of its own, so that its body does not come again.
+        if len(raw) > BODY_BYTES_MAX or isinstance(model, Unfit | StartRequest):
             return _Body(kept, model, len(raw))
         is_run = annotation is RunRequest
         read = _Body(kept, model, len(raw), *((canonical(kept), kind_of(kept)) if is_run else ()))

@@ -24,7 +24,7 @@ _DECIDES: Final = frozenset(
     f"{method} /v1/{path}"
     for method, paths in {
         "POST": (
-            *("runs", "runs/batch", "datasets", "datasets/{name}/partitions"),
+            *("runs", "runs/batch", "datasets", "datasets/{name}/partitions", "datasets/{name}/past-runs"),
             *(f"runs/{{id}}/{verb}" for verb in ("start", "settle", "confirm", "correct", "void")),
             *(f"proposals/{{id}}/{verb}" for verb in ("approve", "refuse")),
         ),
@@ -64,6 +64,7 @@ SPECIFIC: Final[Mapping[str, tuple[str, ...]]] = {
     "PATCH /v1/datasets/{name}": ("dataset-frozen",),
     "PUT /v1/datasets/{name}/budget": ("budget-below-spent",),
     "POST /v1/datasets/{name}/partitions": ("dataset-frozen", "name-taken", "partitions-closed"),
+    "POST /v1/datasets/{name}/past-runs": ("idempotency-key-reused", "invalid-mechanism"),
     "PUT /v1/datasets/{name}/projects/{project}": ("budget-below-spent",),
     **dict.fromkeys(
         (f"GET /v1{scope}/{kind}" for scope in ("", "/datasets/{name}") for kind in ("head", "proof", "consistency")),

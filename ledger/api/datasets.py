@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Annotated
+from typing import Annotated, Any, Final
 
-from fastapi import APIRouter, Path, Query, Request, Response
+from fastapi import APIRouter, Body, Path, Query, Request, Response
 from starlette.responses import StreamingResponse
 
 from ledger.api import journals, pages
@@ -17,7 +17,7 @@ from ledger.api.gate import (
     Steward,
 )
 from ledger.api.problems import Json
-from ledger.api.routing import Route, aside
+from ledger.api.routing import Route, aside, sent
 from ledger.api.services import served, services
 from ledger.core.amounts import microseconds
 from ledger.mistakes import NAME_PATTERN
@@ -31,6 +31,7 @@ from ledger.service.requests.datasets import (
     ProjectShare,
 )
 from ledger.service.requests.fields import PartitionName, ProjectName, When
+from ledger.service.requests.past import PastRuns
 from ledger.service.shapes.datasets import (
     BalanceAt,
     BurndownShown,
@@ -47,8 +48,35 @@ from ledger.service.shapes.journals import (
     Head,
     InclusionProof,
 )
+from ledger.service.shapes.past import PastRunsShown
 from ledger.service.spending import By
 
+_PAST: Final[dict[str, Any]] = {
+    "preview": {
+        "summary": "Preview a training run and a release of before",
+        "value": {
+            "reason": "the team's notes of 2025",
+            "idempotency_key": "notes-2025",
+            "preview": True,
+            "runs": [
+                {
+                    "purpose": "the first model",
+                    "ran_at": "2025-03-01",
+                    "library": "opacus",
+                    "version": "1.5.3",
+                    "mechanism": {
+                        "type": "dpsgd",
+                        "sampling": "poisson",
+                        "noise_multiplier": 1.1,
+                        "sample_rate": 0.004,
+                        "steps": 1000,
+                    },
+                },
+                {"purpose": "a count", "mechanism": {"type": "approximate_dp", "epsilon": 0.1, "delta": 1e-9}},
+            ],
+        },
+    }
+}
 router = APIRouter(prefix="/v1/datasets", route_class=Route, tags=["datasets"])
 ProjectPath = Annotated[str, Path(pattern=NAME_PATTERN)]
 
@@ -111,6 +139,18 @@ async def set_project(
 async def set_fair_use(name: str, body: NewFairUse, caller: Steward, request: Request) -> Response:
     """Limit what one principal may hold of the dataset at once, and how many runs it may ask for in an hour."""
     return answered(await services(request).datasets.set_fair_use(caller, name, body))
+
+
+@router.post("/{name}/past-runs", responses={200: {"model": PastRunsShown}}, response_model=None)
+async def enter_past_runs(
+    name: str, body: Annotated[PastRuns, Body(openapi_examples=_PAST)], caller: Steward, request: Request
+) -> Response:
+    """Enter what was spent before there was a ledger: all of these past runs, or none; or preview what they cost.
+
+    Each is declared, and was not observed. It is charged before all entries of the dataset and of its origins, in
+    whatever state they are. If it does not fit there, they are frozen. `POST /v1/runs/{id}/correction` corrects it.
+    """
+    return Json(await services(request).past_runs.enter(caller, name, body, sent(request)["runs"]))
 
 
 @router.get("/{name}/history", responses={200: {"model": ChangePage}}, response_model=None)

@@ -17,12 +17,15 @@ NOTHING: Final = "default-src 'none'; base-uri 'none'; form-action 'none'; frame
 """The policy of answers that are not pages: whatever a browser takes them for, it loads and runs nothing."""
 _ALWAYS: Final = (
     (b"x-content-type-options", b"nosniff"),
-    (b"x-frame-options", b"DENY"),
     (b"cross-origin-opener-policy", b"same-origin"),
     (b"cross-origin-resource-policy", b"same-origin"),
     (b"permissions-policy", b"camera=(), geolocation=(), microphone=(), payment=(), usb=()"),
 )
-_UNLESS_SAID: Final = ((b"content-security-policy", NOTHING.encode()), (b"referrer-policy", b"no-referrer"))
+_UNLESS_SAID: Final = (
+    (b"content-security-policy", NOTHING.encode()),
+    (b"referrer-policy", b"no-referrer"),
+    (b"x-frame-options", b"DENY"),
+)
 _PRIVATE: Final = (*_UNLESS_SAID, (b"cache-control", b"no-store"))
 _DEFAULTS: Final = frozenset(name for name, _ in _PRIVATE)
 # For this host only: other hosts under its domain are not ours to decide for.
@@ -46,8 +49,8 @@ def _added(*, is_private: bool, is_tls: bool, names: tuple[bytes, ...]) -> Heade
 
 
 def secured(scope: Scope, headers: Headers) -> Headers:
-    """Return an answer's headers with those that every answer has. A page may set its own Content-Security-Policy and
-    Referrer-Policy, and an answer its own Cache-Control."""
+    """Return an answer's headers with those that every answer has. A page may set its own Content-Security-Policy,
+    Referrer-Policy and X-Frame-Options, and an answer its own Cache-Control."""
     names = tuple([name for name, _ in headers if name in _DEFAULTS])
     is_private = scope["path"].startswith("/v1")
     return (*headers, *_added(is_private=is_private, is_tls=scope["scheme"] == "https", names=names))

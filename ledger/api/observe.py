@@ -107,7 +107,7 @@ def decided(metrics: Metrics, answers: Sequence[Answer]) -> None:
     metrics.decisions(outcomes)
     if len(answers) == 1:
         (answer,) = answers
-        logs.note(run=_run_of(answer), decision=_decision(answer), replayed=answer.is_replayed or None)
+        logs.note(run=run_of(answer), decision=_decision(answer), replayed=answer.is_replayed or None)
     else:
         logs.note(**Counter(outcomes))
 
@@ -116,7 +116,8 @@ def _decision(answer: Answer) -> str:
     return "refused" if answer.is_refused else "approved"
 
 
-def _run_of(answer: Answer) -> str:
+def run_of(answer: Answer) -> str:
+    """Return the id of the run that an answer is about."""
     decision = answer.decision
     return str(decision.facts["run"]) if isinstance(decision, BudgetExceeded) else decision["id"]
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import aclosing
+from dataclasses import replace
 from datetime import datetime
 from functools import partial
 from typing import Annotated, Any, Final, Literal
@@ -30,7 +31,7 @@ from ledger.mistakes import NAME_PATTERN
 from ledger.report import forms, reader
 from ledger.report.forms import Form
 from ledger.report.source import Question
-from ledger.service.requests.fields import Moment
+from ledger.service.requests.fields import Day, LineText, Moment
 from ledger.signer.heads import Heads
 from ledger.store import Reading
 
@@ -49,6 +50,8 @@ Since = Annotated[
     Query(alias="from", description="Start of the period, an RFC 3339 time; default: the beginning of the journal."),
 ]
 Until = Annotated[Moment | None, Query(alias="to", description="End of the period, exclusive; default: now.")]
+MadeOn = Annotated[Day | None, Query(description="The date that the report states as the day it was made on.")]
+Contact = Annotated[LineText | None, Query(description="Whom to ask about the report, as the report states it.")]
 InFormat = Annotated[Form, Query(alias="format", description="`html` and `pdf` list only the newest runs.")]
 ProjectPath = Annotated[str, Path(pattern=NAME_PATTERN)]
 
@@ -71,12 +74,19 @@ _SHAPE: Final[dict[str, Any]] = {"responses": _FORMATS, "response_class": Respon
 
 @router.get("/datasets/{name}/report", **_SHAPE)
 def report_dataset(
-    name: str, caller: Auditor, request: Request, form: InFormat = "json", since: Since = None, until: Until = None
+    name: str,
+    caller: Auditor,
+    request: Request,
+    form: InFormat = "json",
+    since: Since = None,
+    until: Until = None,
+    made_on: MadeOn = None,
+    contact: Contact = None,
 ) -> Response:
     """Report on a dataset: whether its budget is kept, what is spent, every run, and how to recompute it."""
     served = services(request)
     question = reader.question_of(served.store, caller, scope="dataset", dataset=name, since=since, until=until)
-    return _answer(request, caller, question, form)
+    return _answer(request, caller, replace(question, made_on=made_on, contact=contact), form)
 
 
 @router.get("/projects/{project}/report", **_SHAPE)
@@ -87,21 +97,29 @@ def report_project(
     form: InFormat = "json",
     since: Since = None,
     until: Until = None,
+    made_on: MadeOn = None,
+    contact: Contact = None,
 ) -> Response:
     """Report on a project over all datasets in which it has a share or runs."""
     served = services(request)
     question = reader.question_of(served.store, caller, scope="project", project=project, since=since, until=until)
-    return _answer(request, caller, question, form)
+    return _answer(request, caller, replace(question, made_on=made_on, contact=contact), form)
 
 
 @router.get("/report", **_SHAPE)
 def report_tenant(
-    caller: Auditor, request: Request, form: InFormat = "json", since: Since = None, until: Until = None
+    caller: Auditor,
+    request: Request,
+    form: InFormat = "json",
+    since: Since = None,
+    until: Until = None,
+    made_on: MadeOn = None,
+    contact: Contact = None,
 ) -> Response:
     """Report on all datasets that the key sees, and on the tenant's own journal if the key sees everything."""
     served = services(request)
     question = reader.question_of(served.store, caller, scope="tenant", since=since, until=until)
-    return _answer(request, caller, question, form)
+    return _answer(request, caller, replace(question, made_on=made_on, contact=contact), form)
 
 
 # --- answers ---------------------------------------------------------------------------------------------------------

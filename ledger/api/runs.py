@@ -2,38 +2,30 @@
 
 from __future__ import annotations
 
-import re
 from functools import partial
 from typing import Annotated, Any, Final
 from uuid import UUID, uuid4
 
 from fastapi import APIRouter, Body, Depends, Header, Query, Request, Response
-from pydantic import StringConstraints, ValidationError
+from pydantic import StringConstraints
 from starlette.concurrency import run_in_threadpool
 
 from ledger.api import observe, pages
+from ledger.api.batches import KEY, ask_for_all
 from ledger.api.done import PROPOSED, answered
 from ledger.api.gate import Ender, Reader, Requester, Steward
 from ledger.api.paths import AnyId
-from ledger.api.problems import Json, of_error, of_validation, shape_of
-from ledger.api.routing import Route, aside, found_in, sent
+from ledger.api.problems import Json, of_error
+from ledger.api.routing import Route, aside, sent
 from ledger.api.schemas.common import Problem
-from ledger.api.schemas.problems import Batched, BatchResult, BatchWasRefused, RunOverran, RunRefused
+from ledger.api.schemas.problems import Batched, BatchWasRefused, RunOverran, RunRefused
 from ledger.api.services import Served, served, services
 from ledger.core.amounts import microseconds
 from ledger.core.people import Actor, Consent
 from ledger.core.runs import RunStateShown
-from ledger.errors import (
-    BatchRefused,
-    BudgetExceeded,
-    IdempotencyKeyMissing,
-    InvalidMechanism,
-    InvalidRequest,
-    LedgerError,
-)
+from ledger.errors import BudgetExceeded, IdempotencyKeyMissing
 from ledger.mistakes import VISIBLE_PATTERN
-from ledger.service.asked import Item, canonical
-from ledger.service.asking import Answer
+from ledger.service.asked import Item
 from ledger.service.requests.fields import DatasetName, ProjectName, When
 from ledger.service.requests.runs import (
     ConfirmRequest,
@@ -43,6 +35,7 @@ from ledger.service.requests.runs import (
     ProgressRequest,
     RunRequest,
     SettleRequest,
+    StartRequest,
     VoidRequest,
     as_kept,
 )
@@ -61,7 +54,6 @@ from ledger.service.shapes.runs import (
 
 router = APIRouter(prefix="/v1/runs", route_class=Route, tags=["runs"])
 
-_KEY: Final = re.compile(r"[\x21-\x7e]{1,255}")
 _REPLAYED: Final = {"Idempotent-Replayed": "true"}
 _EXAMPLES: Final[dict[str, Any]] = {
     "mnist": {
@@ -90,13 +82,16 @@ _IDEMPOTENCY_KEY: Final[dict[str, Any]] = {
     "in": "header",
     "required": True,
     "description": "1 to 255 visible ASCII characters; a new key for each run.",
-    "schema": {"type": "string", "pattern": f"^{_KEY.pattern}$"},
+    "schema": {"type": "string", "pattern": f"^{KEY.pattern}$"},
 }
 _SETTLED: Final[dict[str, Any]] = {
     "planned": {
         "summary": "Everything that was planned",
         "value": {"stop": "planned", "evidence": {"log": "s3://training/2026-11-20"}},
     }
+}
+_STARTED: Final[dict[str, Any]] = {
+    "mine": {"summary": "With a token of this process", "value": {"token": "0d5b2f0e-6a3c-4b57-9d0f-6a1a4d7f3c21"}}
 }
 _PROGRESS: Final[dict[str, Any]] = {"half": {"summary": "Half of it", "value": {"steps": 7031}}}
 _VOIDED: Final[dict[str, Any]] = {
@@ -186,7 +181,7 @@ async def ask_for(
     kind: str | None = None,
 ) -> Response:
     """Return the answer to a request for a run. Arguments as in `Item`."""
-    if key is None or not _KEY.fullmatch(key):
+    if key is None or not KEY.fullmatch(key):
         raise IdempotencyKeyMissing(field="Idempotency-Key")
     answer = await served.services.runs.asking.ask(caller, Item(key, request, sent, size, text, kind))
     observe.decided(served.metrics, [answer])
@@ -212,95 +207,22 @@ async def ask_batch(
     return await ask_for_all(served(request), caller, sent(request)["runs"], body)
 
 
-async def ask_for_all(served: Served, caller: Actor, runs: list[dict[str, Any]], batch: NewBatch) -> Response:
-    """Return the answer to a request for many runs. runs: as they were sent."""
-    items = await aside(served, caller, partial(_items, runs), size=None)
-    if batch.atomic or batch.as_many_as_fit:
-        for item in items:
-            if isinstance(item, LedgerError):
-                raise item
-    answers, is_refused = await served.services.runs.asking.ask_batch(
-        caller, items, is_atomic=batch.atomic, takes_most=batch.as_many_as_fit
-    )
-    if not is_refused:
-        recorded = [answer for answer in answers if isinstance(answer, Answer) and answer.is_recorded]
-        observe.decided(served.metrics, recorded)
-    return await aside(served, caller, partial(_batched, answers, is_refused=is_refused), size=None)
-
-
-def _batched(answers: list[Answer | LedgerError], *, is_refused: bool) -> Response:
-    results = [_result(answer) for answer in answers]
-    if not is_refused:
-        return Json(Batched(results=results, approved=sum(result["status"] == 201 for result in results)))
-    counts = {answer.facts["fitting"] for answer in answers if isinstance(answer, BatchRefused) and answer.facts}
-    return of_error(BatchRefused(results=results, fitting=max(counts, default=0)))
-
-
-def _items(runs: list[dict[str, Any]]) -> list[Item | LedgerError]:
-    """Return the runs of a batch, and the errors of those that are not valid. Raises InvalidRequest for a duplicate
-    key."""
-    items: list[Item | LedgerError] = []
-    indexes: dict[str, int] = {}
-    requests: dict[str, RunRequest] = {}
-    for index, run in enumerate(runs):
-        body = {name: value for name, value in run.items() if name != "idempotency_key"}
-        key = run.get("idempotency_key")
-        if not isinstance(key, str) or not _KEY.fullmatch(key):
-            items.append(IdempotencyKeyMissing(field=f"runs.{index}.idempotency_key"))
-            continue
-        if key in indexes:
-            raise InvalidRequest(
-                (
-                    f"runs.{index}.idempotency_key: is the same as runs.{indexes[key]}.idempotency_key; give every"
-                    " run its own key"
-                ),
-                field=f"runs.{index}.idempotency_key",
-            )
-        indexes[key] = index
-        text = canonical(body)
-        request = requests.get(text) or _validated(body, index)
-        if isinstance(request, LedgerError):
-            items.append(request)
-        else:
-            requests[text] = request
-            kept = as_kept(body, request)
-            items.append(Item(key, request, kept, text=text if kept is body else canonical(kept)))
-    return items
-
-
-def _validated(body: dict[str, Any], index: int) -> RunRequest | LedgerError:
-    try:
-        return RunRequest.model_validate(body)
-    except ValidationError as error:
-        return _within(of_validation(found_in(error, RunRequest)), index)
-
-
-def _within(error: LedgerError, index: int) -> LedgerError:
-    """Return the error of one run with fields named from the batch on."""
-    kind = InvalidMechanism if isinstance(error, InvalidMechanism) else InvalidRequest
-    errors = [{**item, "field": f"runs.{index}.{item['field']}"} for item in error.facts["errors"]]
-    return kind(f"runs.{index}.{error.detail}", field=errors[0]["field"], errors=errors)
-
-
-def _result(answer: Answer | LedgerError) -> BatchResult:
-    outcome = answer.decision if isinstance(answer, Answer) else answer
-    is_replayed = isinstance(answer, Answer) and answer.is_replayed
-    if isinstance(outcome, LedgerError):
-        problem = shape_of(outcome)
-        return BatchResult(status=problem["status"], replayed=is_replayed, problem=problem)
-    return BatchResult(status=201, replayed=is_replayed, run=outcome)
-
-
 @router.post("/{id}/start", responses={200: {"model": RunStarted}}, response_model=None)
-async def start(id: AnyId, caller: Requester, request: Request) -> Response:  # noqa: A002 (the contract's name)
+async def start(
+    id: AnyId,  # noqa: A002 (the contract's name)
+    caller: Requester,
+    request: Request,
+    body: Annotated[StartRequest | None, Body(openapi_examples=_STARTED)] = None,
+) -> Response:
     """Start the run: it may now touch the data. Not possible after `start_by`. A job may begin with its `receipt` until
-    `begin_by`."""
-    return await start_run(served(request), caller, await _run(request, caller, id))
+    `begin_by`. The same `token` always gets the same answer, and another one `run-state`: one process starts a run."""
+    return await start_run(served(request), caller, await _run(request, caller, id), body)
 
 
-async def start_run(served: Served, caller: Actor, run: UUID) -> Response:
+async def start_run(served: Served, caller: Actor, run: UUID, request: StartRequest | None) -> Response:
     """Return the answer to the start of a run, which shows whether it was started before."""
-    answer, is_replayed = await served.services.runs.start(caller, run)
+    token = None if request is None else request.token
+    answer, is_replayed = await served.services.runs.start(caller, run, token=token)
     return Json(answer, headers=_REPLAYED if is_replayed else {})
 
 

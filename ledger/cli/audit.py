@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import shlex
 import sys
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, BinaryIO, Literal, get_args
@@ -75,6 +76,12 @@ def report(
     until: Annotated[
         str | None, typer.Option("--to", metavar="TIME", help="The end of the period; that moment is no longer in it.")
     ] = None,
+    made_on: Annotated[
+        str | None, typer.Option(metavar="DATE", help="The date that the report states as the day it was made on.")
+    ] = None,
+    contact: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="Whom to ask about the report, as the report states it.")
+    ] = None,
     schema: Annotated[
         bool, typer.Option("--schema", help="Print the JSON Schema of a report, without a server.")
     ] = False,
@@ -89,7 +96,8 @@ def report(
         raise InvalidRequest("Name what to report: a dataset, --project NAME or --tenant.", field="dataset")
     chosen = form or _format_of(output)
     quiet = _is_shown(as_json) if str(output) == "-" else as_json
-    write = functools.partial(_report, dataset, project, chosen, since, until, quiet)
+    asked = {"dataset": dataset, "project": project, "since": since, "until": until}
+    write = functools.partial(_report, {**asked, "made_on": made_on, "contact": contact}, chosen, quiet)
     if str(output) == "-":
         if chosen == "pdf" and sys.stdout.isatty():
             raise InvalidRequest("A terminal cannot show a PDF. Write it to a file: --output FILE", field="output")
@@ -106,14 +114,6 @@ def _format_of(output: Path) -> ReportFormat:
     return next((form for form in formats if form == named), "json")
 
 
-def _report(
-    dataset: str | None,
-    project: str | None,
-    form: str,
-    since: str | None,
-    until: str | None,
-    quiet: bool,
-    file: BinaryIO,
-) -> None:
+def _report(asked: Mapping[str, str | None], form: str, quiet: bool, file: BinaryIO) -> None:
     with server() as ledger, console.receiving("Making the report", file, quiet=quiet) as received:
-        ledger.report(received, dataset=dataset, project=project, format=form, since=since, until=until)
+        ledger.report(received, format=form, **asked)

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ledger.cli import held, show
+from ledger.cli import held, past, show
 from ledger.cli.options import (
     AcceptWeak,
     AtDelta,
@@ -37,6 +37,7 @@ dataset_app = typer.Typer(no_args_is_help=True, help="Datasets and their budgets
 def add_to(app: typer.Typer) -> None:
     """Add these commands to the command line."""
     app.command(rich_help_panel="Stewards and admins", epilog="Example: privacy-ledger overview")(overview)
+    past.add_to(dataset_app)
     app.add_typer(dataset_app, name="dataset", rich_help_panel="Stewards and admins")
 
 

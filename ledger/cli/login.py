@@ -36,9 +36,13 @@ def login(
         typer.Option(help="The file with the key: alone, or as LEDGER_KEY=… Default: ask for it, or read a line."),
     ] = None,
     profile: Name = None,
+    no_keyring: Annotated[
+        bool, typer.Option("--no-keyring", help="Store the key in the file, even if a keyring is installed.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """Check a key with its server, and store both for later commands, in a file that only you can read.
+    """Check a key with its server, and store both for later commands, in a file that only you can read; the key in your
+    system's keyring if the package keyring is installed.
 
     The environment variables LEDGER_URL and LEDGER_KEY win over a stored profile. The key is never printed.
     """
@@ -50,9 +54,10 @@ def login(
     key = _asked_for() if file is None else profiles.key_in(file)
     with Ledger(server, key, retries=2) as ledger:
         who = ledger.me()
-    kept = profiles.keep(name, Profile(server, key))
-    answer = {"profile": name, "url": server, "file": str(kept), "me": who}
-    print_answer(answer, as_json, lambda _: _show(name, server, who, kept))
+    kept, in_keyring = profiles.keep(name, Profile(server, key), in_keyring=not no_keyring)
+    answer = {"profile": name, "url": server, "file": str(kept), "in_keyring": in_keyring, "me": who}
+    where = f"{kept}, its key in the keyring" if in_keyring else str(kept)
+    print_answer(answer, as_json, lambda _: _show(name, server, who, where))
 
 
 def logout(profile: Name = None, as_json: Json = False) -> None:
@@ -82,9 +87,9 @@ def _asked_for() -> str:
     return text.strip()
 
 
-def _show(name: str, url: str, who: dict[str, object], file: Path) -> None:
+def _show(name: str, url: str, who: dict[str, object], where: str) -> None:
     tenant = who.get("tenant")
     of = f" of {tenant['name']}" if isinstance(tenant, dict) else ""
-    console.out.print(console.in_one_line(f"Logged in to {url}: {who['role']}{of}. Profile {name}, in {file}"))
+    console.out.print(console.in_one_line(f"Logged in to {url}: {who['role']}{of}. Profile {name}, in {where}"))
     if os.environ.get("LEDGER_KEY", "").strip():
         console.err.print("LEDGER_KEY is set and wins over this profile. To use the profile: unset LEDGER_KEY")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Final, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn
 
 import typer
 
@@ -18,7 +19,11 @@ from ledger.cli.server_call import server
 from ledger.cli.show import console
 from ledger.errors import InvalidRequest, LedgerError
 
+if TYPE_CHECKING:
+    from ledger.service.shapes.common import EpsilonShown
+
 FILE_BYTES_MAX: Final = 8 * 1024 * 1024
+SHOWN_AT_DELTAS: Final = (1e-5, 1e-6)
 """The largest file that is read. A receipt has about a kilobyte, and more if it names many partitions."""
 Json = Annotated[bool, typer.Option("--json", help="Answer in JSON, for scripts.")]
 Output = Annotated[
@@ -92,10 +97,25 @@ def _check_receipt(text: str, keys: dict[str, Any], *, held: bool, as_json: bool
         verified = verify_receipt(text, jwks=keys, state="held" if held else "started", **required)
     except ReceiptRejected as error:
         _reject(error, as_json)
+    epsilon = _epsilon_of(verified.mu_sq_pico, verified.delta_atto)
     if as_json:
-        console.print_json({"good": True, **asdict(verified)}, default=lambda time: time.isoformat())
+        facts = {"good": True, **asdict(verified), "epsilon": epsilon}
+        console.print_json(facts, default=lambda time: time.isoformat())
     else:
-        show.evidence.receipt(verified)
+        show.evidence.receipt(verified, epsilon)
+
+
+def _epsilon_of(mu_sq_pico: int, delta_atto: int) -> list[EpsilonShown]:
+    """Return the epsilon of a cost at the usual deltas, rounded up; nothing in an installation that computes no
+    costs."""
+    from ledger.core.amounts import Amount
+
+    try:
+        from ledger.recompute.composed import gdp_epsilon
+    except ImportError:
+        return []
+    found = [(delta, gdp_epsilon(Amount(mu_sq_pico, delta_atto), delta)) for delta in SHOWN_AT_DELTAS]
+    return [{"delta": delta, "value": value if math.isfinite(value) else None} for delta, value in found]
 
 
 def _check_attestation(text: str, keys: dict[str, Any], *, as_json: bool, **required: Any) -> None:

@@ -24,6 +24,8 @@ from ledger.cli.options import Json, ProjectName, Segments, Share, SizeDiffers, 
 from ledger.cli.secrets import replace_private
 from ledger.cli.server_call import after_command, print_answer, server
 from ledger.cli.show import console
+from ledger.client.files import open_files
+from ledger.client.starts import is_unanswered, own_start
 from ledger.errors import BudgetExceeded, InvalidRequest, LedgerError, Overloaded, RunState, RunWaits
 
 if TYPE_CHECKING:
@@ -190,7 +192,7 @@ def _pauses(until: float) -> Iterator[float]:
 
 def _started(ledger: Ledger, run: str, receipt: Path | None) -> dict[str, Any]:
     """Start a run, and return the answer. Raises RunState if it was started before: a job may have begun with it."""
-    if ledger.run_info(run)["state"] == "started":
+    if ledger.run_info(run)["state"] == "started" and not is_unanswered(open_files(), run):
         to = "" if receipt is None else f" --output {shlex.quote(str(receipt))}"
         raise RunState(
             f"Run {run} was started before, and one receipt covers one execution. If a job began with it, ask with a"
@@ -198,7 +200,14 @@ def _started(ledger: Ledger, run: str, receipt: Path | None) -> dict[str, Any]:
             run=run,
             state="started",
         )
-    answer: dict[str, Any] = ledger.start(run)
+    return start_once(ledger, run)
+
+
+def start_once(ledger: Ledger, run: str) -> dict[str, Any]:
+    """Start a run by this command, and return the answer. run: its whole id. Raises RunState if another process started
+    it; the same command, after an answer that was lost, gets its own."""
+    with own_start(open_files(), run) as token:
+        answer: dict[str, Any] = ledger.start(run, token=token)
     return answer
 
 

@@ -35,11 +35,11 @@ from ledger.cli.options import (
     parsed_object,
     uses_of,
 )
-from ledger.cli.requesting import option_words, request, suggestion
+from ledger.cli.requesting import option_words, request, start_once, suggestion
 from ledger.cli.server_call import first, print_answer, server, unless_proposed
 from ledger.cli.show import console
 from ledger.cli.voiding import void_all
-from ledger.client.entering import is_over
+from ledger.client.starts import is_over
 from ledger.errors import BatchRefused, InvalidRequest, Overrun
 
 _TRUE: Final = '{"type":"gaussian","noise_multiplier":4}'
@@ -190,9 +190,10 @@ def _run_requests(file: str) -> list[dict[str, Any]]:
 
 
 def start(run: RunId, as_json: Json = False) -> None:
-    """Record that a run starts to use the data. If its receipt has expired, get a new one."""
+    """Record that a run starts to use the data. Exit status 1 if another process started it: do not train. Typed again
+    after an answer that was lost, it gets the same answer."""
     with server() as ledger:
-        answer = ledger.start(run)
+        answer = start_once(ledger, ledger.run_info(run)["id"])
         if is_over(answer):
             renewed = ledger.receipt(run)
             answer |= {name: renewed[name] for name in ("receipt", "begin_by")}

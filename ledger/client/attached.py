@@ -41,14 +41,89 @@ class NotCovered(LedgerError):
     code = "not-covered"
 
 
-class Attached:
-    """A run of one training. A subclass gives `differences`, `at_end` and what stops a wrong step.
+class Unfinished(Exception):
+    """The process ended before the training was finished."""
 
-    name: under which the run's evidence has what is recorded. datasets: of the ledger, one name or several. ledger:
-    default Ledger(). options: for `Ledger.run`: purpose, project, labels, idempotency_key, steps_done, …
+
+class Ending:
+    """The end of a run around a training: once, however often it is ended; at the end of the process in doubt for more.
+
+    A subclass gives `run`, `differences`, and what is `recorded`. name: under which the run's evidence has that.
     """
 
     name: str
+    _run: Run | None = None
+    _scope: RunScope | None = None
+
+    @property
+    def run(self) -> Run:
+        raise NotImplementedError
+
+    def has_begun(self, scope: RunScope, run: Run) -> None:
+        """Take a run that was entered, and settle it at the end of the process at the latest."""
+        self._scope, self._run = scope, run
+        atexit.register(self._end)
+
+    def differences(self) -> list[str]:
+        """Return how what was executed differs from what was approved, and from the library's own accountant."""
+        raise NotImplementedError
+
+    def recorded(self, differences: list[str]) -> dict[str, Any]:
+        """Return what is recorded beside the facts of the beginning when the run ends."""
+        raise NotImplementedError
+
+    def _close(self) -> None:
+        """Close the client, if it belongs to this training."""
+        raise NotImplementedError
+
+    def finish(self, error: BaseException | None = None) -> None:
+        """Settle the run, and log one line if what was executed differs from what was approved.
+
+        If the ledger does not answer, the settlement is kept on disk, that is logged, and `run.is_pending` is True.
+        error: what ended the training early. Can be repeated. Raises as leaving `Ledger.run` does.
+        """
+        atexit.unregister(self._end)
+        scope, self._scope = self._scope, None
+        if scope is None:
+            return
+        differences = self.differences()
+        self.run.evidence[self.name] |= self.recorded(differences)
+        try:
+            scope.__exit__(None if error is None else type(error), error, None)
+        finally:
+            if differences:
+                log.warning("Run %s: %s.", self.run.id, "; ".join(differences))
+            self._close()
+
+    def let_go(self) -> None:
+        """Leave the run to a later process, and settle nothing. Its steps so far are written down."""
+        atexit.unregister(self._end)
+        scope, self._scope = self._scope, None
+        if scope is not None:
+            scope.let_go()
+
+    def _end(self) -> None:
+        """Settle at the end of a process that did not call `finish`: in doubt for more."""
+        try:
+            self.finish(Unfinished("The process ended before finish()."))
+        except Exception as failure:
+            log.warning("%s", failure)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, _kind: type[BaseException] | None, error: BaseException | None, _traceback: TracebackType | None
+    ) -> None:
+        self.finish(error)
+
+
+class Attached(Ending):
+    """A run of one training. A subclass gives `differences`, `at_end` and what stops a wrong step.
+
+    datasets: of the ledger, one name or several. ledger:
+    default Ledger(). options: for `Ledger.run`: purpose, project, labels, idempotency_key, steps_done, …
+    """
 
     def __init__(
         self,
@@ -64,8 +139,6 @@ class Attached:
         )
         self._own, self._options = ledger is None, dict(options)
         self._ledger = ledger or Ledger()
-        self._run: Run | None = None
-        self._scope: RunScope | None = None
         self.mechanism: AnyMechanism | None = None
 
     # --- the beginning
@@ -85,9 +158,9 @@ class Attached:
         except BaseException:
             scope.let_go()
             raise
-        self.mechanism, self._scope, self._run = mechanism, scope, run
+        self.mechanism = mechanism
+        self.has_begun(scope, run)
         run.evidence[self.name], run.if_shorter = dict(facts), IF_SHORTER
-        atexit.register(self._end)
         return run
 
     def _demand_run(self, run: Run) -> None:
@@ -123,55 +196,15 @@ class Attached:
         """Return what is recorded beside these facts when the run ends."""
         return {}
 
-    def finish(self, error: BaseException | None = None) -> None:
-        """Settle the run, and log one line if what was executed differs from what was approved.
+    def recorded(self, differences: list[str]) -> dict[str, Any]:
+        return {"resumed": self.run.is_resumed, "differences": differences, **self.at_end()}
 
-        If the ledger does not answer, the settlement is kept on disk, that is logged, and `run.is_pending` is True.
-        error: what ended the training early. Can be repeated. Raises as leaving `Ledger.run` does.
-        """
-        atexit.unregister(self._end)
-        scope = self._scope
-        if scope is None:
-            return
-        self._scope = None
-        differences = self.differences()
-        self.run.evidence[self.name] |= {"resumed": self.run.is_resumed, "differences": differences, **self.at_end()}
-        try:
-            scope.__exit__(None if error is None else type(error), error, None)
-        finally:
-            if differences:
-                log.warning("Run %s: %s.", self.run.id, "; ".join(differences))
-            if self._own:
-                self._ledger.close()
-
-    def let_go(self) -> None:
-        """Leave the run to a later process, and settle nothing. Its steps so far are written down."""
-        atexit.unregister(self._end)
-        scope, self._scope = self._scope, None
-        if scope is not None:
-            scope.let_go()
-
-    def _end(self) -> None:
-        """Settle at the end of a process that did not call `finish`: in doubt for more."""
-        try:
-            self.finish(Unfinished("The process ended before finish()."))
-        except Exception as failure:
-            log.warning("%s", failure)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, _kind: type[BaseException] | None, error: BaseException | None, _traceback: TracebackType | None
-    ) -> None:
-        self.finish(error)
+    def _close(self) -> None:
+        if self._own:
+            self._ledger.close()
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} of {self._run!r}>"
-
-
-class Unfinished(Exception):
-    """The process ended before the training was finished."""
 
 
 def demand_version(module: str, distribution: str, known: str) -> str:

@@ -177,9 +177,9 @@ def _key(given: Any, *, field: str) -> str:
     return given
 
 
-def start(run: str) -> Call:
-    """Start a run."""
-    return Call("POST", path("runs", run, "start"), is_repeatable=True)
+def start(run: str, *, token: str) -> Call:
+    """Start a run, by the process that has this token."""
+    return send("POST", "runs", run, "start", is_repeatable=True, token=token)
 
 
 def report_progress(run: str, *, steps: int, reporter: str | None = None) -> Call:
@@ -287,6 +287,8 @@ def report(
     form: str,
     since: str | datetime | None,
     until: str | datetime | None,
+    made_on: str | None,
+    contact: str | None,
 ) -> Call:
     """Read the report of a dataset, a project, or the tenant if neither is named. Raises InvalidRequest."""
     if dataset is not None and project is not None:
@@ -296,4 +298,5 @@ def report(
         )
     parts = ("datasets", dataset) if dataset is not None else ("projects", project) if project is not None else ()
     period = {"from": moment(since, field="from"), "to": moment(until, field="to")}
-    return replace(get(*parts, "report", format=form, **period), is_streamed=True, is_slow=True)
+    stated = {"made_on": made_on, "contact": contact}
+    return replace(get(*parts, "report", format=form, **period, **stated), is_streamed=True, is_slow=True)

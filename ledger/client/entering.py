@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 from typing import Any, Final
 from uuid import uuid4
 
@@ -16,17 +15,17 @@ from ledger.client import calls, counting, jobs, notebooks, pending
 from ledger.client.calls import Call
 from ledger.client.errors import BudgetExceeded, DryRun
 from ledger.client.files import Files, Record, open_files, open_record
-from ledger.client.flows import ATTEMPTS, Flow, Pause, Server, answered, carry_out, log, read
+from ledger.client.flows import Flow, Pause, Server, answered, carry_out, log, read
 from ledger.client.mechanisms import AnyMechanism, declared, lacks_size, planned_steps
 from ledger.client.runs import Run
 from ledger.client.sampling import POISSON
-from ledger.errors import InvalidRequest, LedgerError, NotFound, ProposalState, RunState
+from ledger.client.starts import REPLAYED, begun, is_anothers, started_elsewhere, taken_over
+from ledger.errors import InvalidRequest, NotFound, ProposalState, RunState
 
 WAIT_SECONDS_MAX: Final = 600.0
 """How long a process waits for the run that process 0 asks for."""
 ENDED_SECONDS_MAX: Final = 60.0
 """How long it waits for a new run if it found one that has ended."""
-REPLAYED: Final = "Idempotent-Replayed"
 GENERATIONS_MAX: Final = 1_000
 SLOTS_MAX: Final = 1_000
 
@@ -154,9 +153,16 @@ def enter(plan: Plan, server: Server) -> Flow[Entered]:
         return (yield from _begin(plan, server, files, key, asked, is_known=is_known))
     except BaseException as error:
         if key is not None:
-            # A refused run has ended, and so has one that can be started no more, or that no steward approved.
-            key.close(is_over=isinstance(error, BudgetExceeded | RunState | ProposalState))
+            key.close(is_over=_has_ended(error))
         raise
+
+
+def _has_ended(error: BaseException) -> bool:
+    """Return whether the run of a key needs no other process: it was refused, can be started no more, or no steward
+    approved it. One that another process started goes on."""
+    if isinstance(error, RunState) and error.facts.get("state") == "started":
+        return False
+    return isinstance(error, BudgetExceeded | RunState | ProposalState)
 
 
 def _digest(plan: Plan, server: Server, job: tuple[str, ...]) -> str:
@@ -232,17 +238,10 @@ def _begin(
             shown = yield from answered(calls.run_info(run_id), server)
         plan = _with_declared(plan, shown)
         plan = _known(plan, record, files, info if is_resumed else None)
-        if record is not None and not is_resumed and not record.is_known:
-            # Before it can have executed any.
-            record.begin({}, is_restart=False)
-        started, is_first = yield from _start(run_id, server, is_resumed=is_resumed)
-        if not is_resumed and not is_first:
-            # A process with the same key, which this machine does not know, started it meanwhile.
-            is_resumed = True
-            if record is not None:
-                record.disown()
-            info = yield from answered(calls.run_info(run_id), server)
-            plan = _known(plan, record, files, info)
+        if info is not None and is_resumed:
+            started = yield from taken_over(info, record, server)
+        else:
+            started = yield from begun(run_id, record, server)
         run = _made(plan, asked, started, record, is_resumed=is_resumed)
         if is_resumed:
             yield from _announce(run, server, files)
@@ -288,6 +287,8 @@ def _known(plan: Plan, record: Record | None, files: Files | None, info: dict[st
         return plan
     run_id, progress = info["id"], info.get("progress") or {}
     reported = int(progress.get("steps", 0))
+    if plan.steps_done is None and is_anothers(record, info):
+        raise started_elsewhere(info)
     if plan.steps_done is not None and plan.steps_done < reported:
         raise InvalidRequest(
             f"steps_done: {plan.steps_done} is less than the {reported} steps that processes of run {run_id} reported.",
@@ -328,25 +329,6 @@ def _known(plan: Plan, record: Record | None, files: Files | None, info: dict[st
             done,
         )
     return plan
-
-
-def _start(run_id: str, server: Server, *, is_resumed: bool) -> Flow[tuple[dict[str, Any], bool]]:
-    """Start a run. Return the answer, and whether no other process started it before; if the call was sent again, that
-    is not known, and is assumed."""
-    try:
-        response = yield from carry_out(calls.start(run_id), server)
-        started = read(response, server)
-        is_first = REPLAYED not in response.headers or response.extensions.get(ATTEMPTS, 1) > 1
-        if (is_resumed and "begin_by" in started) or is_over(started):
-            renewed = yield from answered(calls.receipt(run_id), server)
-            started |= {name: renewed[name] for name in ("receipt", "begin_by")}
-    except LedgerError as error:
-        error.add_note(
-            f"Run {run_id} is approved, and its cost is held. Start it, or void it: privacy-ledger void {run_id}"
-            " --reason …"
-        )
-        raise
-    return started, is_first
 
 
 def _made(
@@ -397,12 +379,6 @@ def _announce(run: Run, server: Server, files: Files | None) -> Flow[None]:
         log.info("The ledger is older than reports of progress.")
 
 
-def is_over(started: dict[str, Any]) -> bool:
-    """Return whether the receipt has expired, by this machine's clock."""
-    # The order of these times as text is their order in time.
-    return bool(started.get("begin_by", "Z") < datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"))
-
-
 # --- the others ------------------------------------------------------------------------------------------------------
 
 
@@ -410,7 +386,7 @@ def _join(plan: Plan, server: Server, files: Files | None, world: jobs.World) ->
     """Wait until process 0 has started the run, and return it. Nothing is asked for here, and nothing settled."""
     info = yield from _awaited(plan, server, files, world)
     plan = replace(_with_declared(plan, info), restarts=plan.restarts)
-    started, _ = yield from _start(str(info["id"]), server, is_resumed=True)
+    started = yield from taken_over(info, None, server)
     return Entered(_made(plan, info, started, None, is_resumed=True, rank=world.rank))
 
 

@@ -3,7 +3,8 @@
     LEDGER_STATE_DIR, or the user's state directory, such as ~/.local/state/privacy-ledger
     id               a random name of this directory, which no other one has
     keys/…           the idempotency key of a run that was asked for: written before the request is sent
-    runs/…           the steps that a run may have executed: never fewer than it did
+    runs/…           the steps that a run may have executed, never fewer than it did; and the token of its start
+    starts/…         the token of a start by the command line, until it is answered
     pending/…        settlements that could not be sent yet
     sweeps/…         the numbers of trials that another library names
 
@@ -16,12 +17,13 @@ import json
 import os
 import secrets
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from ledger.client.flows import log
+from ledger.client.jobs import new_token, token_digest
 from ledger.deferred import Deferred
 
 if TYPE_CHECKING:
@@ -31,7 +33,7 @@ else:
     filelock, platformdirs = Deferred("filelock"), Deferred("platformdirs")
 
 FILES_MAX: Final = 1_000
-"""How many keys of ended runs are remembered. The oldest half is removed beyond that."""
+"""How many keys of ended runs are remembered, and tokens of starts. The oldest half is removed beyond that."""
 STEPS_MAX: Final = 10**12
 """The most steps that a ledger takes."""
 
@@ -42,7 +44,7 @@ class Files:
     def __init__(self, folder: Path) -> None:
         """Make the directory. Raises OSError if it cannot be written."""
         self.folder = folder
-        for name in ("keys", "runs", "pending", "sweeps"):
+        for name in ("keys", "runs", "starts", "pending", "sweeps"):
             (folder / name).mkdir(parents=True, exist_ok=True, mode=0o700)
         self.id = self._id()
 
@@ -109,13 +111,28 @@ class Files:
 
     def bound_keys(self) -> None:
         """Remove the oldest keys, if there are too many. A run is found again on the server without its file."""
-        names = list(self.names("keys"))
+        for name, content in self._oldest("keys"):
+            if content.get("ended"):
+                self.remove(name)
+                self.remove(name.removesuffix(".json") + ".lock")
+
+    def bound_starts(self) -> None:
+        """Remove the oldest starts that no process here went on from, if there are too many. Without its file, a run
+        counts as started by another process."""
+        for name, content in self._oldest("runs"):
+            if content.get("begun") is False:
+                self.remove(name)
+        for name, _ in self._oldest("starts"):
+            self.remove(name)
+
+    def _oldest(self, kind: str) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Return the oldest files of a kind that has too many."""
+        names = list(self.names(kind))
         if len(names) > FILES_MAX:
             for name in names[: FILES_MAX // 2]:
                 content = self.read(name)
-                if content is not None and content.get("ended"):
-                    self.remove(name)
-                    self.remove(name.removesuffix(".json") + ".lock")
+                if content is not None:
+                    yield name, content
 
 
 def _write(path: Path, content: bytes) -> None:
@@ -142,8 +159,8 @@ def open_files() -> Files | None:
         return Files(Path(folder))
     except OSError as error:
         log.warning(
-            "%s cannot be written (%s), so a job that is killed cannot know what it executed: a restart counts the"
-            " whole plan as executed. Set LEDGER_STATE_DIR to a directory that outlives the job.",
+            "%s cannot be written (%s), so a job that is killed cannot know what it executed: its restart is refused"
+            " until that is stated (steps_done). Set LEDGER_STATE_DIR to a directory that outlives the job.",
             folder,
             error.strerror or error,
         )
@@ -156,12 +173,17 @@ class Record:
     Steps are written before they are allowed, in blocks: a process that is killed leaves a number that is at least what
     it executed. is_known: whether everything that was executed before is in `steps`. steps: by part of the run. ends:
     after how many steps each earlier process ended. host: on which machine the newest process wrote it.
+    token: by which this place starts the run, if it does. is_begun: whether a process here got the answer, or went on
+    from what another place executed; until then the run may be started by that place.
     """
 
     def __init__(self, files: Files, run: str, lock: object) -> None:
         self._files, self._name, self._lock, self._run = files, f"runs/{run}.json", lock, run
         content = files.read(self._name)
         self.host = (content or {}).get("host")
+        token = (content or {}).get("token")
+        self.token = token if isinstance(token, str) and token else None
+        self.is_begun = content is not None and content.get("begun") is not False
         try:
             self.steps = {str(name): _steps(steps) for name, steps in (content or {})["steps"].items()}
             self.ends = [_steps(steps) for steps in (content or {})["ends"]]
@@ -169,27 +191,37 @@ class Record:
         except (KeyError, TypeError, ValueError, AttributeError):
             self.steps, self.ends, self.is_known = {}, [], False
 
+    def intend(self) -> str:
+        """Return the token by which this place starts the run, once it is on the disk: a later process here sends the
+        same. Raises OSError."""
+        if self.token is None or not self.is_known:
+            self.token, self.is_known, self.is_begun = new_token(), True, False
+            self.reserve(self.steps)
+            self._files.bound_starts()
+        return self.token
+
+    def is_of(self, started: Mapping[str, Any] | None) -> bool:
+        """Return whether a process here started the run, or took it over. started: the ledger's note of its start."""
+        digest = (started or {}).get("token_sha256")
+        return self.is_begun or (self.token is not None and token_digest(self.token) == digest)
+
     def begin(self, steps: dict[str, int], *, is_restart: bool) -> None:
         """Write what was executed before this process. Raises OSError."""
         if is_restart:
             self.ends.append(sum(steps.values()))
-        self.is_known = True
+        self.is_known = self.is_begun = True
         self.reserve(steps)
 
     def reserve(self, steps: dict[str, int]) -> None:
         """Write how many steps of each part may have been executed, before they are. Raises OSError."""
         host = socket.gethostname()
-        self._files.write(self._name, {"run": self._run, "steps": steps, "ends": self.ends, "host": host})
+        about = {"run": self._run, "token": self.token, "begun": self.is_begun, "host": host}
+        self._files.write(self._name, {**about, "steps": steps, "ends": self.ends})
         self.steps, self.host = steps, host
 
     def forget(self) -> None:
         """Remove the file: the run has ended, or its steps cannot be written any more. Raises OSError."""
         self._files.remove(self._name)
-
-    def disown(self) -> None:
-        """Remove the file, because the run is also that of a process of which nothing is known here. Raises OSError."""
-        self.forget()
-        self.steps, self.ends, self.is_known = {}, [], False
 
     def close(self) -> None:
         """Let another process have the run."""

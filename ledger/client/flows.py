@@ -30,9 +30,6 @@ PAUSE_SECONDS_MAX: Final = 30.0
 PAUSES_SECONDS_MAX: Final = 120.0
 """The longest sum of the pauses of a call. If a server asks for more, the call fails."""
 
-ATTEMPTS: Final = "privacy_ledger_attempts"
-"""The extension of a response that has how often its call was sent."""
-
 _NOTHING_DONE: Final = frozenset({429, 503})
 """Statuses of a server that did nothing."""
 _UNKNOWN: Final = frozenset({502, 504})
@@ -90,7 +87,6 @@ def carry_out(call: Call, server: Server) -> Flow[httpx.Response]:
             failure = _no_answer(call, error, server)
         else:
             if response.is_success:
-                response.extensions[ATTEMPTS] = attempt
                 return response
             failure = _refusal(call, response, server)
         pause = max(failure.wait_seconds, _backoff_seconds(attempt))

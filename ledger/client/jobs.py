@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+from uuid import uuid4
 
 from ledger.addresses import is_loopback
 from ledger.errors import Misconfigured
@@ -102,6 +103,16 @@ def _is_one_host(environ: Mapping[str, str]) -> bool:
     """Return whether all processes that train together are on this host."""
     address = environ.get("MASTER_ADDR", "")
     return environ.get("LOCAL_WORLD_SIZE") == environ.get("WORLD_SIZE") or bool(address and is_loopback(address))
+
+
+def new_token() -> str:
+    """Return a token by which one process starts a run."""
+    return uuid4().hex
+
+
+def token_digest(token: str | None) -> str | None:
+    """Return what the ledger shows of the token of a start: its SHA-256."""
+    return None if token is None else hashlib.sha256(token.encode()).hexdigest()
 
 
 def digest_of(job: tuple[str, ...], url: str, request: bytes) -> str:

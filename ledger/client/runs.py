@@ -194,8 +194,8 @@ class Run:
             self._record.forget()
             self._record = None
             log.warning(
-                "The steps of run %s cannot be written down any more (%s). If this job is killed, a restart counts the"
-                " whole plan as executed.",
+                "The steps of run %s cannot be written down any more (%s). If this job is killed, its restart is"
+                " refused until it is stated what was executed (steps_done).",
                 self.id,
                 error,
             )

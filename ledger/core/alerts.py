@@ -30,7 +30,7 @@ NAMED_MAX: Final = 20
 """When more partitions than this pass a threshold at once, they share one alert."""
 REMIND_US: Final = 7 * DAY_US
 """How often a forecast that stays bad is repeated."""
-_ADDING: Final = frozenset({"run-approved", "run-settled", "run-corrected", "budget-set", "project-set"})
+_ADDING: Final = frozenset({"run-approved", "run-settled", "run-corrected", "run-entered", "budget-set", "project-set"})
 """The kinds of entries after which an account can use a larger part of its limit than before."""
 
 

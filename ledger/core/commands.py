@@ -166,6 +166,7 @@ class Ask:
     cost: by itself. residual: its mu² beside what is left, where the datasets cost runs so. begin_within_us: how long
     the approval's receipt is valid. refusals_per_hour: after this many refusals within an
     hour, no further refusal of this principal is recorded. second: who approves it, if it waited for a steward.
+    is_past: it was executed before there was a ledger, and a steward enters it; it is charged, and never refused.
     """
 
     actor: Actor
@@ -182,6 +183,7 @@ class Ask:
     texts: Mapping[str, str] = field(default_factory=dict)
     residual: Residual | None = None
     second: Second | None = None
+    is_past: bool = False
 
     @property
     def dataset_ids(self) -> tuple[UUID, ...]:
@@ -222,9 +224,13 @@ class _OnRun:
 
 @dataclass(frozen=True, slots=True)
 class Start(_OnRun):
-    """A held run now touches the data. begin_within_us: how long a job may begin with the start's receipt."""
+    """A held run now touches the data. begin_within_us: how long a job may begin with the start's receipt.
+
+    token_sha256: of the token of the process that starts it, in hexadecimal; None if it has none.
+    """
 
     begin_within_us: int = BEGIN_WITHIN_US
+    token_sha256: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

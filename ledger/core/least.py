@@ -20,7 +20,7 @@ from ledger.core.residual import Residual
 
 CHARGES_MAX: Final = 200_000
 """The most charges of a journal, of each account by itself. Beyond that there is no least limit."""
-KINDS: Final = ("run-approved", "run-settled", "run-voided", "run-corrected")
+KINDS: Final = ("run-approved", "run-settled", "run-voided", "run-corrected", "run-entered")
 """The kinds of entries that charge or give back."""
 
 
@@ -79,6 +79,7 @@ class Charges:
             "run-settled": self._settled,
             "run-voided": self._voided,
             "run-corrected": self._corrected,
+            "run-entered": self._entered,
         }
 
     def read(self, entry: Mapping[str, Any]) -> None:
@@ -112,6 +113,14 @@ class Charges:
         run = _Run(entry["seq"], cost, self._curve(cost, facts), 0 if facts is None else facts["level"], accounts)
         self._runs[entry["run"]] = run
         self._add(run, _Charge(run.seq, run.curve, cost.delta_atto))
+
+    def _entered(self, entry: Mapping[str, Any]) -> None:
+        cost, facts = Amount.from_facts(entry["cost"]), entry.get("residual")
+        accounts = tuple(self._accounts.setdefault(name, []) for name in _charged(entry))
+        curve = self._curve(cost, facts, is_late=True)
+        run = _Run(entry["seq"], cost, curve, 0 if facts is None else facts.get("level", 0), accounts)
+        self._runs[entry["run"]] = run
+        self._add(run, _Charge(run.seq, curve, cost.delta_atto))
 
     def _settled(self, entry: Mapping[str, Any]) -> None:
         run, overrun = self._runs[entry["run"]], entry.get("overrun")

@@ -22,7 +22,7 @@ from ledger.core.runs import Run
 from ledger.errors import JournalBroken
 
 _DUE: Final = {"run-approved": "start_by", "run-started": "settle_by"}
-_ENDS: Final = frozenset({"run-refused", "run-settled", "run-voided"})
+_ENDS: Final = frozenset({"run-refused", "run-settled", "run-voided", "run-entered"})
 _NO_FAIR_USE: Final = {"held": None, "limit": None, "runs_per_hour": None}
 
 
@@ -133,7 +133,7 @@ class Mirror:
 
     def _move(self, entry: Mapping[str, Any]) -> None:
         run_id, kind, at, seq = UUID(entry["run"]), entry["kind"], entry["at"], entry["seq"]
-        if kind in ("run-approved", "run-refused"):
+        if kind in ("run-approved", "run-refused", "run-entered"):
             self._unplaced.add(run_id)
             # Keep one text for all runs of a principal.
             whose = intern(entry["actor"]["principal"]), entry.get("project")
@@ -252,9 +252,9 @@ class Mirror:
 
 
 def _r_of(decision: Mapping[str, Any]) -> int:
-    """Return how much mu² an approval left unspent."""
+    """Return how much mu² an approval, or a past run, left unspent."""
     facts = decision.get("residual", {})
-    if decision["kind"] != "run-approved" or "level" not in facts:
+    if decision["kind"] == "run-refused" or "level" not in facts:
         return 0
     return Residual.from_facts(facts).level(facts["level"])
 

@@ -312,7 +312,7 @@ def _apply_runs(
     places: dict[UUID, list[tuple[bool, str, Place]]] = {}
     for id_, entries in new.items():
         for entry in entries:
-            if entry.run_id is not None and entry.kind in ("run-approved", "run-refused"):
+            if entry.run_id is not None and entry.kind in ("run-approved", "run-refused", "run-entered"):
                 facts = entry.record or {}
                 place = "request" not in facts, journals[id_].name, Place(id_, entry.seq)
                 places.setdefault(entry.run_id, []).append(place)

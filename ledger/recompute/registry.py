@@ -99,6 +99,9 @@ def _read(export: Export, run: str | None) -> _Facts:
         if kind == "run-approved":
             open_runs[entry["run"]] = chain.canonical(entry["request"]["mechanism"])
             _note_code(facts, entry["request"].get("code"))
+        if kind == "run-entered":
+            facts.mechanisms[chain.canonical(entry["request"]["mechanism"])] += 1
+            facts.settled, facts.last_at = facts.settled + 1, entry["at"]
         if kind in ("run-settled", "run-voided"):
             mechanism = open_runs.pop(entry["run"])
             if kind == "run-settled":
@@ -116,11 +119,11 @@ def _note_code(facts: _Facts, code: Any) -> None:
 
 
 def _note_run(facts: _Facts, entry: Mapping[str, Any]) -> None:
-    if entry["kind"] in ("run-approved", "run-refused"):
+    if entry["kind"] in ("run-approved", "run-refused", "run-entered"):
         facts.decision = entry
     if entry["kind"] == "run-settled":
         facts.settling = entry
-    facts.ended = "run-settled" if entry["kind"] == "run-corrected" else entry["kind"]
+    facts.ended = "run-settled" if entry["kind"] in ("run-corrected", "run-entered") else entry["kind"]
 
 
 # --- the claim -------------------------------------------------------------------------------------------------------

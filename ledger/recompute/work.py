@@ -187,6 +187,8 @@ class _Recomputation:
                 self.at_deltas = report_deltas(entry["budget"] or {})
             case "run-approved":
                 self._approved(entry, tuple(stated))
+            case "run-entered":
+                self._entered(entry, tuple(stated))
             case "run-refused":
                 self._cost(entry)
             case "run-settled":
@@ -214,6 +216,18 @@ class _Recomputation:
         alone = _alone(entry)
         self._open[entry["run"]] = _Open(declaration, cost, keys, entry["accountant"])
         self.replay.move(entry["seq"], keys, held=cost)
+        self._ask(entry, declaration, alone)
+
+    def _entered(self, entry: Mapping[str, Any], keys: tuple[AccountKey, ...]) -> None:
+        """Compare what a past run costs, and charge it at once."""
+        declaration, cost = Declaration.of(entry), (Amount.from_facts(entry["cost"]), self._cost(entry))
+        self.replay.move(entry["seq"], keys, held=(ZERO, ZERO), spent=cost)
+        run = _Open(declaration, cost, keys, entry["accountant"])
+        self._settled_runs[entry["run"]] = _Settled(run, cost, [Ran(declaration.alone)])
+        self._ask(entry, declaration, _alone(entry))
+
+    def _ask(self, entry: Mapping[str, Any], declaration: Declaration, alone: Amount) -> None:
+        """Note a mechanism for the second opinion."""
         asked = self.asked.setdefault(declaration.alone, Asked(entry["seq"], 0, alone))
         asked.runs += 1
         asked.least = min(asked.least, alone, key=lambda cost: (cost.mu_sq_pico, cost.delta_atto))

@@ -62,6 +62,13 @@ class Facts:
     rows: tuple[tuple[str, Cell], ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Details:
+    """Small print: a paragraph for each thing, its lines one after another."""
+
+    rows: tuple[Cell, ...]
+
+
 FigureKind = Literal["burn_down", "projects", "trade_off", "epsilon"]
 
 
@@ -77,7 +84,7 @@ class Figure:
     is_half: bool = False
 
 
-Block = Heading | Paragraph | Table | Facts | Figure
+Block = Heading | Paragraph | Table | Facts | Details | Figure
 
 
 def line(text: str, style: LineStyle = "plain") -> Cell:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from importlib import metadata
 from typing import Any, Final
 from uuid import UUID
 
@@ -19,11 +20,13 @@ from ledger.core.amounts import ZERO, Amount
 from ledger.core.datasets import Account, AccountKey, Balance
 from ledger.encoding import encode
 from ledger.report import words
+from ledger.report.rates import attacks_at
 from ledger.report.runs import Beside, runs_of
 from ledger.report.source import Question, Source, TenantSource
 from ledger.report.standing import Standing, TenantStanding, is_watched, stand, stand_tenant
 
 FORMAT: Final = "privacy-ledger-report"
+SOFTWARE: Final = f"privacy-ledger {metadata.version('privacy-ledger')}"
 VERSION: Final = 1
 CHUNK_CHARS: Final = 64 * 1024
 _ACCOUNTS_AT_ONCE: Final = 256
@@ -124,6 +127,7 @@ def _about(report: Report, as_of: str | None) -> dict[str, Any]:
         "as_of": as_of,
         "restricted_to": None if question.restricted_to is None else list(question.restricted_to),
         "datasets": [source.name for source in report.sources],
+        "made": {"on": question.made_on, "contact": question.contact, "software": SOFTWARE, "time_zone": "UTC"},
     }
 
 
@@ -238,13 +242,10 @@ def _dataset(standing: Standing, question: Question) -> dict[str, Any]:
         "least_limit": None if balance is None else _least_limit(standing, question),
         "totals": {
             "runs": counts["listed"],
-            "approved": counts["run-approved"],
-            "refused": counts["run-refused"],
-            "started": counts["run-started"],
-            "settled": counts["run-settled"],
-            "voided": counts["run-voided"],
+            **{kind: counts[f"run-{kind}"] for kind in ("approved", "refused", "started", "settled", "voided")},
             "overruns": counts["overrun"],
             "corrections": counts["run-corrected"],
+            "entered": counts["run-entered"],
             "open": len(standing.open),
             "charged": show_amount(standing.charged),
             "returned": show_amount(standing.returned),
@@ -394,7 +395,7 @@ def _disclosed(
 ) -> list[dict[str, Any]]:
     """Return the guarantees of each account: at what is spent, at what is spent and held, and at its limit."""
     epsilons = [_epsilon_at(delta, which, standing, keys) for delta in _deltas(standing)]
-    attacks = {name: _attacks(some) for name, some in which.items()}
+    attacks = {name: attacks_at(some) for name, some in which.items()}
     return [
         {
             "epsilon": [at_delta[index] for at_delta in epsilons],
@@ -434,25 +435,6 @@ def _declared(standing: Standing, key: AccountKey) -> Mapping[str, Any] | None:
 def _declared_delta(standing: Standing, key: AccountKey) -> float | None:
     at_delta = (_declared(standing, key) or {}).get("at_delta")
     return None if at_delta is None else float(at_delta)
-
-
-def _attacks(some: Sequence[Amount]) -> list[dict[str, Any]]:
-    """Return the success of the best membership attack, for each amount."""
-    rates = [disclosure.true_positive_rates(some, false_positive_rate=rate) for rate in _RATES]
-    advantages = disclosure.advantages(some)
-    return [
-        {
-            "true_positive_rates": [
-                {"false_positive_rate": rate, "true_positive_rate": column[index]}
-                for rate, column in zip(_RATES, rates, strict=True)
-            ],
-            "advantage": advantages[index],
-        }
-        for index in range(len(some))
-    ]
-
-
-_RATES: Final = disclosure.FALSE_POSITIVE_RATES
 
 
 # --- the rest --------------------------------------------------------------------------------------------------------

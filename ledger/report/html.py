@@ -14,6 +14,7 @@ from ledger.report import sections
 from ledger.report.blocks import Block, Figure, Heading, Table
 from ledger.report.figures import draw
 from ledger.report.sections import verdict
+from ledger.report.sections.plain import plain
 from ledger.report.view import View
 
 TEMPLATE: Final = "report.html.j2"
@@ -30,6 +31,7 @@ def page(view: View) -> str:
         period=verdict.period(document),
         tone=verdict.tone(document),
         cover=verdict.cover(view),
+        plain=plain(view),
         summary=verdict.summary(view),
         groups=_side_by_side(blocks),
         parts=[block for block in blocks if isinstance(block, Heading) and block.level == 1],

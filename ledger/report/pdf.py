@@ -40,12 +40,14 @@ from reportlab.platypus import (
 from ledger.report import blocks, sections
 from ledger.report.blocks import (
     Cell,
+    Details,
     Facts,
     Figure,
     Heading,
 )
 from ledger.report.figures import DPI, draw
 from ledger.report.sections import verdict
+from ledger.report.sections.plain import plain
 from ledger.report.view import View
 
 MARGIN: Final = 18 * mm
@@ -153,6 +155,7 @@ _HEAD: Final = _style("head", 7, fontName="Ledger-Bold")
 _NUMBER_HEAD: Final = _style("number head", 7, fontName="Ledger-Bold", alignment=TA_RIGHT)
 _CAPTION: Final = _style("caption", 8, fontName="Ledger-Bold", spaceBefore=6, spaceAfter=3)
 _UNDER: Final = _style("under", 7.5, textColor=DIM, spaceAfter=6)
+_DETAIL: Final = _style("detail", 5.4, leading=6.4, spaceAfter=2)
 _TITLE: Final = _style("title", 24, fontName="Ledger-Bold", spaceAfter=6)
 _SUBTITLE: Final = _style("subtitle", 13, textColor=DIM, spaceAfter=14)
 _VERDICT: Final = _style("verdict", 12, fontName="Ledger-Bold")
@@ -164,11 +167,12 @@ _HEADINGS: Final = {
 
 def _cover(view: View) -> Iterator[Flowable]:
     document = view.document
-    yield Spacer(1, 30 * mm)
     yield Paragraph("Privacy budget report", _TITLE)
     yield Paragraph(escape(verdict.subject(document)), _SUBTITLE)
     yield _boxed(document["verdict"]["sentence"], verdict.tone(document), _VERDICT, padding=10)
-    yield Spacer(1, 10 * mm)
+    yield Spacer(1, 5 * mm)
+    yield _facts(plain(view))
+    yield Spacer(1, 5 * mm)
     yield _facts(verdict.cover(view))
     glance = verdict.summary(view)
     if glance is not None:
@@ -201,6 +205,9 @@ def _flowable(block: blocks.Block) -> Iterator[Flowable]:
             yield Spacer(1, 2 * mm)
         case blocks.Table():
             yield from _table(block)
+        case Details():
+            for lines in block.rows:
+                yield Paragraph(" · ".join(_marked(text_line, mono_size=5) for text_line in lines), _DETAIL)
         case Figure():
             yield KeepTogether([_image(block, WIDTH), Paragraph(escape(block.caption), _UNDER)])
 
@@ -304,13 +311,13 @@ def _cell(lines: Cell, style: ParagraphStyle) -> Paragraph:
     return Paragraph("<br/>".join(_marked(text_line) for text_line in lines), style)
 
 
-def _marked(text_line: blocks.Line) -> str:
+def _marked(text_line: blocks.Line, *, mono_size: float = 6.1) -> str:
     text = escape(text_line.text)
     match text_line.style:
         case "strong":
             return f"<b>{text}</b>"
         case "mono":
-            return f'<font name="Ledger-Mono" size="6.1">{text}</font>'
+            return f'<font name="Ledger-Mono" size="{mono_size}">{text}</font>'
         case "dim":
             return f'<font color="#57606A">{text}</font>'
         case "plain":

@@ -80,6 +80,11 @@ def limits_of(datasets: Iterable[JsonObject]) -> dict[str, JsonObject]:
     return {item["name"]: item["balance"]["limit"] for item in datasets if item["balance"] is not None}
 
 
+def deltas_of(datasets: Iterable[JsonObject]) -> dict[str, float]:
+    """Return the first delta at which a report states epsilons of these datasets, by name."""
+    return {item["name"]: float(item["epsilon"][0]["delta"]) for item in datasets if item["epsilon"]}
+
+
 def part_of(amounts: JsonObject, limit: JsonObject | None, *, up: bool = True) -> str:
     """Return which percent of a limit an amount of mu² is, which adds up; empty if there is no limit. up: rounded up,
     for what is taken; else down, for what is left."""

@@ -88,7 +88,7 @@ def _page(
     for sealed in page:
         entry = veil.over(requested.parsed(sealed))
         is_within = question.since is None or entry["at"] >= question.since
-        if entry["kind"] in ("run-approved", "run-refused"):
+        if entry["kind"] in ("run-approved", "run-refused", "run-entered"):
             is_asked = question.project is None or entry.get("project") == question.project
             if is_asked and (is_within or UUID(entry["run"]) in standing.carried):
                 entries.append(entry)
@@ -98,7 +98,7 @@ def _page(
                 beside.corrections.add(correction(entry))
         elif is_within and _is_change(entry) and _concerns(entry, question):
             beside.changes.add(change(entry))
-    approved = [UUID(entry["run"]) for entry in entries if entry["kind"] == "run-approved"]
+    approved = [UUID(entry["run"]) for entry in entries if entry["kind"] != "run-refused"]
     later = standing.source.of_runs(approved) if approved else {}
     for entry in entries:
         after = _after(later.get(UUID(entry["run"]), ()), standing, veil)
@@ -137,6 +137,8 @@ class _RunEntries:
         self._mechanism = requested.request_of(decision).get("mechanism", _UNSAID["mechanism"])
         self._started, self._corrected = later.get("run-started"), later.get("run-corrected")
         self._ended = next((later[kind] for kind in _ENDS if kind in later), None)
+        if decision["kind"] == "run-entered":
+            self._ended = {**decision, "charged": decision["cost"]}, hash_
         self._planned = planned_steps(decision)
 
     @property

@@ -17,7 +17,8 @@ class Question:
     """The question of a report.
 
     since, until: the period, including `since` and excluding `until`, as `ledger.core.amounts.timestamp` writes times;
-    None for no bound. restricted_to: the datasets that the caller's key may read; None for all.
+    None for no bound. restricted_to: the datasets that the caller's key may read; None for all. made_on, contact: the
+    date and the person to ask, as the report states them; the same question gives the same report.
     """
 
     scope: Scope
@@ -28,6 +29,8 @@ class Question:
     since: str | None = None
     until: str | None = None
     restricted_to: tuple[str, ...] | None = None
+    made_on: str | None = None
+    contact: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -364,29 +364,33 @@ class _Reader:
         standing, run = self._standing, UUID(entry["run"])
         if self._is_within:
             standing.counts[kind] += 1
+        standing.state = entry.get("state", standing.state)
         match kind:
             case "run-approved":
                 due, cost = entry["start_by"], Amount.from_facts(entry["cost"])
                 by, project = entry["actor"], entry.get("project")
                 standing.open[run] = Open("held", entry["seq"], entry["at"], by, project, cost, due)
                 self._decided(entry)
+            case "run-entered":
+                self._decided(entry)
+                self._ended(None, Amount.from_facts(entry["cost"]), ZERO)
             case "run-refused":
                 self._decided(entry)
             case "run-started":
                 opened = standing.open[run]
                 opened.state, opened.due = "started", entry["settle_by"]
             case "run-reported":
-                standing.state = entry["state"]
+                pass
             case "run-settled":
-                self._ended(run, Amount.from_facts(entry["charged"]), Amount.from_facts(entry["returned"]))
-                standing.state = entry.get("state", standing.state)
+                charged, returned = Amount.from_facts(entry["charged"]), Amount.from_facts(entry["returned"])
+                self._ended(standing.open.pop(run).project, charged, returned)
                 if self._is_within:
                     standing.counts["overrun"] += "overrun" in entry
                     self._assumes(entry)
             case "run-corrected":
                 self._corrected(entry)
             case _:
-                self._ended(run, ZERO, Amount.from_facts(entry["returned"]))
+                self._ended(standing.open.pop(run).project, ZERO, Amount.from_facts(entry["returned"]))
 
     def _decided(self, entry: dict[str, Any]) -> None:
         if not self._is_within:
@@ -406,9 +410,8 @@ class _Reader:
             if sentence in standing.assumed or len(standing.assumed) < DISTINCT_MAX:
                 standing.assumed[sentence] += 1
 
-    def _ended(self, run: UUID, charged: Amount, returned: Amount) -> None:
+    def _ended(self, project: str | None, charged: Amount, returned: Amount) -> None:
         standing = self._standing
-        project = standing.open.pop(run).project
         if not self._is_within:
             return
         share = standing.shares.setdefault(project, Share())
@@ -417,7 +420,6 @@ class _Reader:
 
     def _corrected(self, entry: dict[str, Any]) -> None:
         standing = self._standing
-        standing.state = entry.get("state", standing.state)
         if not self._is_within:
             return
         late, returned = Amount.from_facts(entry["late"]), Amount.from_facts(entry["returned"])

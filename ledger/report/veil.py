@@ -60,7 +60,7 @@ def _asked(entry: Mapping[str, Any]) -> Mapping[str, Any] | None:
     steward; None for any other entry."""
     if entry["kind"] == "change-proposed" and entry["what"] == "run":
         return entry["proposes"]  # type: ignore[no-any-return]
-    return entry if entry["kind"] in ("run-approved", "run-refused") else None
+    return entry if entry["kind"] in ("run-approved", "run-refused", "run-entered") else None
 
 
 def _cover(entry: dict[str, Any], seen: frozenset[str]) -> dict[str, Any]:

@@ -51,10 +51,12 @@ _EVENTS: Final[tuple[Literal["started", "reported", "settled", "voided"], ...]] 
 OF_CORRECTION: Final = ("before", "cost", "charged", "late", "returned")
 """The amounts of a correction."""
 _OF_AMENDMENT: Final = ("mechanism", "reason", "decided_by_output", "on_word_of", "advisory", "evidence")
-_DECISIONS: Final = ("run-approved", "run-refused")
+_DECISIONS: Final = {"run-approved": "approved", "run-refused": "refused", "run-entered": "entered"}
 _OF_REFUSAL: Final = ("run", "delta", "project", "expected_batch")
 _REQUESTED: Final[tuple[Literal["steps", "stop", "evidence", "reason"], ...]] = ("steps", "stop", "evidence", "reason")
-_RECORDED: Final[tuple[Literal["steps", "stop", "settle_by"], ...]] = ("steps", "stop", "settle_by")
+_RECORDED: Final[tuple[Literal["steps", "stop", "settle_by", "token_sha256"], ...]] = (
+    *("steps", "stop", "settle_by", "token_sha256"),
+)
 _AT_END: Final[tuple[Literal["charged", "returned", "kept"], ...]] = ("charged", "returned", "kept")
 
 
@@ -383,7 +385,7 @@ def describe(
     return RunShown(
         id=str(run.id),
         state=run.state,
-        decision="refused" if run.state == "refused" else "approved",
+        decision=cast("Literal['approved', 'refused', 'entered']", _DECISIONS[decision["kind"]]),
         is_overdue=run.due_us is not None and run.due_us < now_us,
         **portions.of_run(decision, entries, limits),
         epsilon=epsilon,

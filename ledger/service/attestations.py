@@ -47,7 +47,8 @@ class Attestations:
             decisions = answers.decisions_of(entries)
             started, settled = (answers.in_order_of(entries, kind, decisions) for kind in ("started", "settled"))
             if not settled:
-                raise run_state(run, "Only a settled run has an attestation.")
+                is_past = decisions[0]["kind"] == "run-entered"
+                raise run_state(run, _DECLARED if is_past else "Only a settled run has an attestation.")
             if "models" not in settled[0]:
                 raise run_state(run, _NO_FILES)
             if run.corrections:
@@ -102,6 +103,7 @@ _CORRECTED: Final = (
     "It was corrected after it was settled: an attestation would state the mechanism that was declared, and its"
     " guarantee, which are not what it really was."
 )
+_DECLARED: Final = "It is a past run that a steward entered: the ledger did not observe it, and attests nothing of it."
 _NO_FILES: Final = (
     "It was settled without the digests of files, so there is nothing to attest. State them when you settle a run:"
     " privacy-ledger settle RUN --model FILE."

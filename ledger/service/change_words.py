@@ -96,6 +96,12 @@ def _corrected(entry: Record) -> str:
     return f"run {entry['run']} corrected: charged mu {mu:.5g} in place of {before:.5g}{frozen}"
 
 
+def _entered(entry: Record) -> str:
+    mu = int(entry["cost"]["mu_sq_pico"]) ** 0.5 / 1e6
+    frozen = "" if "state" not in entry else f"; {entry['state']}: it does not fit"
+    return f"past run {entry['run']} entered (declared, not observed): charged mu {mu:.5g}{frozen}"
+
+
 def _proposed(entry: Record) -> str:
     facts = entry["proposes"]
     words: dict[str, Callable[[], str]] = {
@@ -131,6 +137,7 @@ _WORDS: Final[Mapping[str, Callable[[Record], str]]] = {
     "run-settled": _frozen_by_run,
     "run-reported": _frozen_by_run,
     "run-corrected": _corrected,
+    "run-entered": _entered,
     "change-proposed": _proposed,
     "proposal-refused": _refused,
 }

@@ -20,6 +20,7 @@ from ledger.accounting.mechanisms import AnyMechanism
 from ledger.core.amounts import ZERO, Amount
 from ledger.core.commands import Correct, Known
 from ledger.core.decision.of_run import run_state
+from ledger.core.decision.past import PLACE
 from ledger.core.decision.posting import Repeat
 from ledger.core.entries import Record
 from ledger.core.journal import chain
@@ -60,7 +61,9 @@ def known_of(entries: Iterable[Record], corrections: int) -> Known:
     for entry in entries:
         if entry["kind"] in ("run-settled", "run-corrected"):
             charged = Amount.from_facts(entry["charged"])
-        if entry["kind"] in ("run-approved", "run-settled", "run-corrected"):
+        if entry["kind"] == "run-entered":
+            charged = Amount.from_facts(entry["cost"])
+        if entry["kind"] in ("run-approved", "run-settled", "run-corrected", "run-entered"):
             tables = (entry.get("residual"), entry.get("overrun", {}).get("residual"))
             r = max([r, *(_r_of(facts) for facts in tables if facts is not None)])
     return Known(charged, r, corrections)
@@ -141,7 +144,7 @@ class Corrections:
             costing={name: facts[name] for name in names if name in facts},
             replaces=not request.decided_by_output,
             consent=consent,
-            places={UUID(entry["dataset_id"]): entry["seq"] for entry in decisions},
+            places={UUID(entry["dataset_id"]): _place_of(entry) for entry in decisions},
             residual=costed.table,
         )
 
@@ -151,27 +154,33 @@ class Corrections:
         resolved = await asyncio.to_thread(self._catalogue.resolve_now, actor, uses)
         delta = decision.get("delta")
         if delta is None and costs.needs_certificate(mechanism, bound=resolved.bound):
-            delta = await asyncio.to_thread(self._fixed_share, actor.tenant_id, resolved)
+            delta = await asyncio.to_thread(fixed_share, self._store, actor.tenant_id, resolved)
         if mechanism.lacks_size:
             written = mechanism.model_dump(mode="json", exclude_none=True)
             mechanism, _ = await asyncio.to_thread(partial(sizes.completed, mechanism, written, resolved))
         stated = _Stated(mechanism, None if delta is None else Decimal(delta), decision.get("project"))
         return await self._costing.cost(actor, resolved, stated)
 
-    def _fixed_share(self, tenant_id: UUID, resolved: Resolved) -> Decimal:
-        """Return the share of delta that datasets fixed when they were registered: a hundredth of their least limit of
-        delta then. Raises InvalidMechanism if none of them had a limit."""
-        with self._store.reading(tenant_id) as reading:
-            entries = [reading.journals.at(use.dataset_id, 1) for use in resolved.uses]
-        registered = [chain.parse(entry.body) for entry in entries if entry is not None]
-        limits = [Amount.from_facts(entry["limit"]) for entry in registered if entry["limit"] is not None]
-        if not limits:
-            raise InvalidMechanism(
-                "mechanism: its cost needs a share of delta, and neither the run nor its datasets fixed one. State the"
-                ' run as {"type":"gdp","mu":…,"delta":…,"evidence":…}',
-                field="mechanism",
-            )
-        return share_of(Amount(0, min(limit.delta_atto for limit in limits)))
+
+def fixed_share(store: Store, tenant_id: UUID, resolved: Resolved) -> Decimal:
+    """Return the share of delta that datasets fixed when they were registered: a hundredth of their least limit of
+    delta then. Raises InvalidMechanism if none of them had a limit."""
+    with store.reading(tenant_id) as reading:
+        entries = [reading.journals.at(use.dataset_id, 1) for use in resolved.uses]
+    registered = [chain.parse(entry.body) for entry in entries if entry is not None]
+    limits = [Amount.from_facts(entry["limit"]) for entry in registered if entry["limit"] is not None]
+    if not limits:
+        raise InvalidMechanism(
+            "mechanism: its cost needs a share of delta, and neither the run nor its datasets fixed one. State the"
+            ' run as {"type":"gdp","mu":…,"delta":…,"evidence":…}',
+            field="mechanism",
+        )
+    return share_of(Amount(0, min(limit.delta_atto for limit in limits)))
+
+
+def _place_of(decision: Record) -> int:
+    """Return the place of a run in the journal that decided it; a past run has the one before all entries."""
+    return PLACE if decision["kind"] == "run-entered" else int(decision["seq"])
 
 
 def _named(use: str | Mapping[str, Any]) -> Mapping[str, Any]:

@@ -103,6 +103,27 @@ def _overdrawn(dataset: str, account: Account) -> list[Overdrawn]:
     ]
 
 
+def demand_own_start(started: Record, token_sha256: str | None) -> None:
+    """Raise RunState unless the process with this token started the run. The digest is in the entry of the start, so
+    that it is known after a restart, to every server of the database, and in a ledger that was put back from journals.
+    """
+    if started.get("token_sha256") == token_sha256:
+        return
+    run, at = started["run"], started["at"]
+    raise RunState(
+        (
+            f"Run {run} was started by another process, at {at}: it sent another token, or none. It may train now, so"
+            " this process must not. If that process has ended and you go on from its progress, state what it executed"
+            " (in Python `steps_done` and `restarts`), and settle all of it. Otherwise ask for a run of your own, with"
+            " a new idempotency key: POST /v1/runs"
+        ),
+        run=run,
+        state="started",
+        at=at,
+        next=["settle", "void"],
+    )
+
+
 def repeated(entries: Iterable[Record], kind: str, body: Mapping[str, Any]) -> list[Record]:
     """Return the entries that a repeated command left the first time. Raises RunState if it was another command."""
     entries = list(entries)

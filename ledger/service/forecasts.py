@@ -12,13 +12,12 @@ from ledger.core.amounts import ZERO, Amount, percent_of, timestamp
 from ledger.core.books import ReadSet
 from ledger.core.daily import stated
 from ledger.core.datasets import Account, AccountKey, Dataset
-from ledger.core.entries import Entry
 from ledger.core.forecast import DAY_US, WINDOW_US, Forecast, Spend
 from ledger.core.forecast import forecast as estimate
-from ledger.core.runs import Run
 from ledger.service import delta_left
 from ledger.service.shapes.alerts import AccountForecast, ForecastShown
 from ledger.store import Reading
+from ledger.store.runs import Approved
 
 ACCOUNTS_MAX: Final = 100
 """The most accounts in a forecast: those that run out first."""
@@ -58,7 +57,7 @@ def outlooks(reading: Reading, datasets: Sequence[Dataset], *, now_us: int) -> l
 
 def _outlooks(
     dataset: Dataset,
-    approvals: Sequence[tuple[Run, Entry]],
+    approvals: Sequence[Approved],
     spends: Mapping[AccountKey, Sequence[Spend]],
     accounts: Mapping[AccountKey, Account],
     *,
@@ -66,7 +65,7 @@ def _outlooks(
 ) -> list[Outlook]:
     since_us = max(now_us - WINDOW_US, dataset.created_us)
     if len(approvals) == RUNS_MAX:
-        since_us = max(since_us, approvals[-1][0].created_us)
+        since_us = max(since_us, approvals[-1].created_us)
     estimates = [
         Outlook(key, account.limit, estimate(spends.get(key, ()), account.remaining, since_us=since_us, now_us=now_us))
         for key, account in accounts.items()
@@ -76,15 +75,15 @@ def _outlooks(
 
 
 def _spends(
-    dataset_id: UUID, approvals: Sequence[tuple[Run, Entry]], charged: Mapping[tuple[UUID, UUID], Amount]
+    dataset_id: UUID, approvals: Sequence[Approved], charged: Mapping[tuple[UUID, UUID], Amount]
 ) -> dict[AccountKey, list[Spend]]:
     """Return what was spent from each account that is not a principal's."""
     spends: dict[AccountKey, list[Spend]] = {}
-    for run, entry in approvals:
+    for run in approvals:
         if run.state != "voided":
             amount = charged.get((dataset_id, run.id), run.cost or ZERO)
             # Amounts are texts of digits. No other number is used, so none need be exact: a tenth of the time.
-            for place, _ in stated(json.loads(entry.body)):
+            for place, _ in stated(json.loads(run.body)):
                 key = AccountKey(dataset_id, place.partition or None, place.project or None)
                 spends.setdefault(key, []).append(Spend(run.created_us, amount))
     return spends
@@ -100,11 +99,9 @@ def _read_set(spends: Mapping[AccountKey, object]) -> ReadSet:
     return ReadSet(partitions=partitions, projects={key.project for key in spends if key.project is not None})
 
 
-def _charged(
-    reading: Reading, approvals: Mapping[UUID, Sequence[tuple[Run, Entry]]]
-) -> dict[tuple[UUID, UUID], Amount]:
+def _charged(reading: Reading, approvals: Mapping[UUID, Sequence[Approved]]) -> dict[tuple[UUID, UUID], Amount]:
     """Return what each settled run was charged, by dataset and run."""
-    settled = [(id_, run.id) for id_, rows in approvals.items() for run, _ in rows if run.state == "settled"]
+    settled = [(id_, run.id) for id_, rows in approvals.items() for run in rows if run.state == "settled"]
     amounts: dict[tuple[UUID, UUID], Amount] = {}
     for start in range(0, len(settled), SETTLEMENTS_AT_ONCE):
         for key, entry in reading.journals.settlements(settled[start : start + SETTLEMENTS_AT_ONCE]).items():

@@ -18,7 +18,7 @@ from ledger.service.catalogue import find_dataset
 from ledger.service.change_words import in_words
 from ledger.service.past import balance_at
 from ledger.service.shapes.datasets import BalanceAt, BurndownShown, ChangePage, ChangeShown, SpendingShown
-from ledger.service.spending import By, spending
+from ledger.service.spending import By, spending, spendings
 from ledger.store import Reading, Store
 
 T = TypeVar("T")
@@ -29,9 +29,19 @@ _FREEZING: Final = ("run-settled", "run-reported")
 _HIDDEN: Final = {
     **dict.fromkeys(_FREEZING, "frozen: a run executed more than fits"),
     "run-corrected": "a run was corrected",
+    "run-entered": "a past run was entered",
 }
 """What a change by a run is to a key that is limited to datasets."""
 _OF_RUNS: Final = ("void", "correction", "run")
+
+
+def _demand_others_runs(actor: Actor) -> None:
+    """Raise Forbidden for a key that is limited to datasets."""
+    if actor.datasets is not None:
+        raise Forbidden(
+            "This key is limited to datasets, and others' runs may name datasets that it does not see. Use a key"
+            " without that limit."
+        )
 
 
 class History:
@@ -103,14 +113,17 @@ class History:
 
         Raises NotFound, InvalidRequest, and Forbidden for a key that is limited to datasets: its runs name others.
         """
-        if actor.datasets is not None:
-            raise Forbidden(
-                "This key is limited to datasets, and others' runs may name datasets that it does not see. Use a key"
-                " without that limit."
-            )
+        _demand_others_runs(actor)
         with self._store.reading(actor.tenant_id) as reading:
             dataset = find_dataset(reading, actor, name)
             return spending(reading, dataset, by=by, label=label, partition=partition, since_us=since_us)
+
+    def spendings(self, actor: Actor, name: str, *, bys: Sequence[By], partition: str | None) -> list[SpendingShown]:
+        """Return the same, divided in several ways, of all time."""
+        _demand_others_runs(actor)
+        with self._store.reading(actor.tenant_id) as reading:
+            dataset = find_dataset(reading, actor, name)
+            return spendings(reading, dataset, bys=bys, label=None, partition=partition)
 
     async def explaining(self, actor: Actor, work: Awaitable[T]) -> T:
         """Return what this work returns. If a dataset is frozen or retired, the error states since when, why and whom
@@ -179,7 +192,7 @@ def _is_seen(actor: Actor, entry: Entry) -> bool:
 def _shown(actor: Actor, entry: Entry) -> ChangeShown:
     record: Record = chain.parse(entry.body)
     proposal = record.get("proposal")
-    is_by_run = entry.kind in ("run-settled", "run-reported", "run-corrected")
+    is_by_run = entry.kind in _HIDDEN
     is_hidden = is_by_run and actor.datasets is not None
     seconded = proposal if isinstance(proposal, dict) else None
     return ChangeShown(

@@ -90,6 +90,14 @@ def newest_first(reading: Reading, dataset: Dataset, seq: int) -> Iterator[Entry
         seq = entries[-1].seq - 1 if entries else 0
 
 
+def texts_newest_first(reading: Reading, dataset: Dataset, seq: int) -> Iterator[str]:
+    """Yield the texts of the same entries."""
+    while seq > 0:
+        page = reading.journals.texts_before(dataset.id, before=seq + 1, limit=AT_ONCE)
+        yield from (body for _, body in page)
+        seq = page[-1][0] - 1 if page else 0
+
+
 def _partition_count(reading: Reading, dataset: Dataset, seq: int) -> int:
     """Return how many partitions there were: those of now, without those that were added later."""
     count = reading.accounts.partition_counts([dataset.id]).get(dataset.id, 0)

@@ -87,7 +87,7 @@ class RunsPlanner:
             runs=runs,
             fitting=sum(run["fits"] for run in runs),
             order=None if takes_most else _better_order(books, commands, runs, now_us),
-            datasets=[_together(actor, books, after, id_) for id_ in _dataset_ids(asks)],
+            datasets=[together_of(actor, books, after, id_) for id_ in _dataset_ids(asks)],
         )
 
 
@@ -136,7 +136,7 @@ def _better_order(
     return fitting if len(fitting) > sum(run["fits"] for run in runs) else None
 
 
-def _together(actor: Actor, before: Books, after: Books, dataset_id: UUID) -> PlannedTogether:
+def together_of(actor: Actor, before: Books, after: Books, dataset_id: UUID) -> PlannedTogether:
     """Return what is left of a dataset before and after the runs that fit: the least of the accounts that they charge;
     nothing for a dataset that the caller does not see."""
     name = before.datasets[dataset_id].definition.name

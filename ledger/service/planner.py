@@ -41,7 +41,7 @@ from ledger.core.decision.waiting import waits_for
 from ledger.core.people import Actor
 from ledger.core.runs import Use
 from ledger.recovery.known import Known
-from ledger.service import answers, catalogue, delta_left, portions, sizes
+from ledger.service import answers, attack, catalogue, delta_left, portions, sizes
 from ledger.service.bindings import bindings
 from ledger.service.catalogue import Catalogue, Resolved
 from ledger.service.certificates import is_heavy
@@ -333,6 +333,7 @@ def _answer(actor: Actor, seen: _Seen, charge: _Charge, delta: Decimal | None, i
         percent_of_delta=None,
         epsilon=portions.epsilons_of([cost.amount], seen.deltas)[cost.amount],
         cost=show_amount(charge.amount),
+        attack=attack.on(cost.amount),
         bound=seen.resolved.bound,
         method=cost.method,
         assumptions=list(cost.assumptions),

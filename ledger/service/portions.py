@@ -116,7 +116,7 @@ def of_run(decision: Record, entries: Iterable[Record], limits: Iterable[Amount]
     asked = taken(Amount.from_facts(decision["cost"]), rooms)
     shown = PercentOfRun(percent=asked["percent"], percent_of_delta=asked["percent_of_delta"])
     for entry in entries:
-        if entry["kind"] in ("run-settled", "run-voided", "run-corrected"):
+        if entry["kind"] in ("run-settled", "run-voided", "run-corrected", "run-entered"):
             shown["percent_charged"] = taken(amount_after(decision, entry), rooms)["percent"]
     return shown
 

@@ -13,7 +13,7 @@ from ledger.core.runs import RunStateShown
 from ledger.errors import InvalidRequest
 
 LABELS_MAX: Final = 8
-_DECISIONS: Final = ("run-approved", "run-refused")
+_DECISIONS: Final = ("run-approved", "run-refused", "run-entered")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

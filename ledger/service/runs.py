@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from hashlib import sha256
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -110,12 +111,18 @@ class Runs:
 
     # --- what changes a run
 
-    async def start(self, actor: Actor, run_id: UUID) -> tuple[RunStarted, bool]:
-        """Start a run: it may now touch the data. Return the answer, and whether the run was started before."""
+    async def start(self, actor: Actor, run_id: UUID, *, token: str | None) -> tuple[RunStarted, bool]:
+        """Start a run: it may now touch the data. Return the answer, and whether the run was started before.
+
+        token: of the process that starts it. Raises RunState if a process with another one started it.
+        """
         _, decisions = await self._approved(actor, run_id)
-        command = Start(actor, run_id, _charges(decisions), self._begin_within_us)
+        own = None if token is None else sha256(token.encode()).hexdigest()
+        command = Start(actor, run_id, _charges(decisions), self._begin_within_us, own)
         result = await self._history.explaining(actor, self._writer.decide(actor.tenant_id, command))
         entries = await self._entries_of(command, result, decisions)
+        if isinstance(result, Repeat):
+            endings.demand_own_start(entries[0], own)
         receipt = await self._receipt(actor.tenant_id, decisions, entries)
         moved = endings.moved(decisions[0], entries)
         return RunStarted(**moved, begin_by=begin_by(entries[0]), receipt=receipt), isinstance(result, Repeat)

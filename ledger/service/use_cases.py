@@ -18,6 +18,7 @@ from ledger.service.history import History
 from ledger.service.journals import Journals
 from ledger.service.keys import Keys
 from ledger.service.overview import Overview
+from ledger.service.past_runs import PastRunsService
 from ledger.service.planned_runs import RunsPlanner
 from ledger.service.planner import Planner
 from ledger.service.proposals import Proposals
@@ -48,6 +49,7 @@ class UseCases:
     attestations: Attestations
     planner: Planner
     runs_planner: RunsPlanner
+    past_runs: PastRunsService
     proposals: Proposals
     tenants: Tenants
     keys: Keys

@@ -36,12 +36,14 @@ ANSWERS_MAX: Final = 100
 LOOKED_AT_MAX: Final = 20_000
 """How many entries one page of a dataset's history looks at."""
 _FREEZING: Final = ("run-settled", "run-reported")
-"""Kinds of entries of runs that change a dataset only if they freeze it; a correction always does."""
+"""Kinds of entries of runs that change a dataset only if they freeze it."""
+_CHANGING: Final = ("run-corrected", "run-entered")
+"""Kinds of entries of runs that always do: what a steward stated about the past."""
 _ANSWERING: Final = (
     *("dataset-changed", "budget-set", "partitions-added", "project-set", "fair-use-set", "proposal-refused"),
 )
-_ANSWERING_OF_RUNS: Final = ("run-settled", "run-voided", "run-corrected", "run-approved", "run-refused")
-_DECISIONS: Final = ("run-approved", "run-refused")
+_DECISIONS: Final = ("run-approved", "run-refused", "run-entered")
+_ANSWERING_OF_RUNS: Final = ("run-settled", "run-voided", "run-corrected", *_DECISIONS)
 _NOWHERE: Final = UUID(int=0), 0
 
 
@@ -89,12 +91,12 @@ class JournalReader(Repository):
         self, dataset_id: UUID, *, before: int, limit: int, looked_at_max: int = LOOKED_AT_MAX
     ) -> tuple[list[Entry], int]:
         """Return what changed a dataset, newest first, as many as fit in a page: entries that are not of runs,
-        those of runs that left it frozen, and corrections. Also return the number of the oldest entry that was looked
-        at."""
+        those of runs that left it frozen, corrections and past runs. Also return the number of the oldest entry that
+        was looked at."""
         first = max(1, before - looked_at_max)
         is_change = or_(
             entries.c.kind.not_like("run-%"),
-            entries.c.kind == "run-corrected",
+            entries.c.kind.in_(_CHANGING),
             and_(entries.c.kind.in_(_FREEZING), entries.c.body.contains('"state":"frozen"', autoescape=True)),
         )
         mine = (entries.c.tenant_id == self.tenant_id, entries.c.dataset_id == dataset_id)
@@ -109,12 +111,24 @@ class JournalReader(Repository):
 
     def before(self, dataset_id: UUID, *, before: int, limit: int) -> list[Entry]:
         """Return the entries before a number, newest first: at most `limit`, and as many as fit in a page."""
-        mine = (entries.c.tenant_id == self.tenant_id, entries.c.dataset_id == dataset_id, entries.c.seq < before)
+        query = select(entries).where(*self._page_before(dataset_id, before=before, limit=limit))
+        return [entry_of(row) for row in self.connection.execute(query.order_by(entries.c.seq.desc()))]
+
+    def texts_before(self, dataset_id: UUID, *, before: int, limit: int) -> list[tuple[int, str]]:
+        """Return the number and the text of each of the same entries. That takes a third of the time."""
+        query = select(entries.c.seq, entries.c.body).where(*self._page_before(dataset_id, before=before, limit=limit))
+        return [(seq, body) for seq, body in self.connection.execute(query.order_by(entries.c.seq.desc()))]
+
+    def _page_before(self, dataset_id: UUID, *, before: int, limit: int) -> list[Any]:
+        mine = [entries.c.tenant_id == self.tenant_id, entries.c.dataset_id == dataset_id, entries.c.seq < before]
         sizes = select(entries.c.seq, byte_length(self.connection, entries.c.body).label("size")).where(*mine)
-        newest = self.connection.execute(sizes.order_by(entries.c.seq.desc()).limit(limit))
-        last = min(fitting(((row.seq, row.size) for row in newest), PAGE_BYTES_MAX), default=before)
-        query = select(entries).where(*mine, entries.c.seq >= last).order_by(entries.c.seq.desc())
-        return [entry_of(row) for row in self.connection.execute(query)]
+        newest = sizes.order_by(entries.c.seq.desc()).limit(limit)
+        page = newest.subquery()
+        first, whole = self.connection.execute(select(func.min(page.c.seq), func.sum(page.c.size))).one()
+        if first is None or whole > PAGE_BYTES_MAX:
+            rows = self.connection.execute(newest)
+            first = min(fitting(((row.seq, row.size) for row in rows), PAGE_BYTES_MAX), default=before)
+        return [*mine, entries.c.seq >= first]
 
     def answering(
         self, dataset_ids: Collection[UUID], run_ids: Collection[UUID], *, since_us: int, until_us: int

@@ -119,6 +119,7 @@ class Pages:
                 form=form,
                 page_of=route.path,
                 report=self._ports.report,
+                ask=self._ports.ask,
             )
         )
 

@@ -57,13 +57,23 @@ class Report(Protocol):
         and NotFound."""
 
 
+class Ask(Protocol):
+    """Asks for runs."""
+
+    async def __call__(self, request: Request, caller: Actor, *, body: str, purpose: str | None, key: str) -> str:
+        """Ask for the run of this body, as the API reads it, with this purpose and idempotency key. Return the id of
+        the run, approved or refused. Raises what the API answers with, and BudgetExceeded for a refusal that is not
+        recorded."""
+
+
 @dataclass(frozen=True, slots=True)
 class Ports:
     """The services of the application that is running, its door, its room, how it explains an error (`status`, `code`,
-    `title`, `detail` and the error's facts), and how it makes reports."""
+    `title`, `detail` and the error's facts), how it makes reports, and how it asks for runs."""
 
     services: Callable[[], UseCases]
     door: Door
     requests: Room
     explained: Callable[[Exception], Mapping[str, Any]]
     report: Report
+    ask: Ask

@@ -25,8 +25,9 @@ NONE: Final = "–"
 _UP: Final = Context(prec=4, rounding=ROUND_CEILING)
 _WHOLE: Final = 100
 POLICY: Final = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; form-action 'self';"
-    " base-uri 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; frame-src 'self';"
+    " form-action 'self'; base-uri 'none'; frame-ancestors 'none'; require-trusted-types-for 'script';"
+    " trusted-types 'none'"
 )
 HEADERS: Final = {
     "Content-Security-Policy": POLICY,

@@ -16,13 +16,15 @@ from ledger.access.sessions import Session
 from ledger.core.people import Actor
 from ledger.service.use_cases import UseCases
 from ledger.ui import render
-from ledger.ui.ports import Report
+from ledger.ui.ports import Ask, Report
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 DONE: Final[Mapping[str, str]] = {
     "approved": "Approved. The change is made.",
+    "asked": "Asked. The journal has the decision.",
+    "registered": "Registered. Its journal has begun.",
     "refused": "Refused. Nothing was changed.",
     "revoked": "Revoked. The key opens nothing from now on.",
     "set": "Set. The journal has it, with your reason.",
@@ -46,11 +48,12 @@ class View:
         form: Mapping[str, str],
         page_of: str,
         report: Report,
+        ask: Ask,
     ) -> None:
         self.request, self.services, self.session = request, services, session
         self.params, self.form = params, form
         self._page_of = page_of
-        self._report = report
+        self._report, self._ask = report, ask
 
     @property
     def actor(self) -> Actor:
@@ -83,6 +86,10 @@ class View:
         answer = await run_in_threadpool(make, form=form, dataset=dataset, since=since, until=until)
         answer.headers["Cache-Control"] = "no-store"
         return answer
+
+    async def ask(self, body: str, *, purpose: str | None, key: str) -> str:
+        """Return the id of the run that was asked for, approved or refused."""
+        return await self._ask(self.request, self.actor, body=body, purpose=purpose, key=key)
 
     @staticmethod
     def redirect(path: str, **query: str) -> Response:

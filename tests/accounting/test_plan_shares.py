@@ -17,7 +17,7 @@ from ledger.accounting.cost import Cost
 from ledger.accounting.plan import Left
 from ledger.accounting.terms import Terms
 from ledger.core.amounts import Amount
-from ledger.core.residual import Residual
+from ledger.core.residual import RESERVE, Residual, levels
 
 TERMS = Terms(bound="certified", adjacency="add_or_remove_one")
 TRAINING = {"type": "dpsgd", "noise_multiplier": 0.7, "sampling": "poisson", "sample_rate": 0.01, "steps": 60}
@@ -35,10 +35,12 @@ class Prices:
         self.falls = sorted((rng.uniform(0.05, 1) for _ in range(15)), reverse=True)
         self.is_flat = rng.random() < 0.1
 
-    def offer(self, mechanism: Any, _terms: Terms, share: Decimal, base: int) -> Offer:
-        """What so many steps cost at a share."""
+    def offer(self, mechanism: Any, _terms: Terms, share: Decimal, base: int, *, left: int | None = None) -> Offer:
+        """What so many steps cost at a share, at the levels that fit in what is left if that is given."""
         alone = 1 + int(self.of_step * mechanism.steps - self.of_share * math.log10(share))
         costs = (alone, *(max(1, int(alone * fall)) for fall in self.falls))
+        if left is not None:
+            costs = costs[: 1 + sum(level + base // RESERVE < left for level in levels(base)[1:])]
         cost = Cost(1.0, Fraction(alone, 10**12), Fraction(int(share * 1000), ATTO), "made up", ())
         return Offer(share, cost, None if self.is_flat else Residual(base, costs))
 

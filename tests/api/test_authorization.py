@@ -57,6 +57,7 @@ TABLE = """
     PUT    /v1/datasets/{name}/budget             x      x        -        -       -        x       -
     GET    /v1/datasets/{name}/partitions         x      x        x        x       -        x       x
     POST   /v1/datasets/{name}/partitions         x      x        -        -       -        x       -
+    POST   /v1/datasets/{name}/past-runs          x      x        -        -       -        x       -
     PUT    /v1/datasets/{name}/projects/{project} x      x        -        -       -        x       -
     PUT    /v1/datasets/{name}/fair-use           x      x        -        -       -        x       -
     GET    /v1/datasets/{name}/entries            x      x        -        x       -        -       -
@@ -194,6 +195,11 @@ class Scene:
             "PATCH /v1/datasets/{name}": lambda: {"title": "t"},
             "PUT /v1/datasets/{name}/budget": lambda: {"budget": {"mu": 999, "delta": 1e-3}, **REASON},
             "POST /v1/datasets/{name}/partitions": lambda: {"names": [self.new()], "disjoint": True},
+            "POST /v1/datasets/{name}/past-runs": lambda: {
+                "runs": [{"mechanism": RELEASE["mechanism"]}],
+                "idempotency_key": self.new(),
+                **REASON,
+            },
             "PUT /v1/datasets/{name}/projects/{project}": lambda: {"budget": {"mu": 900, "delta": 1e-3}},
             "PUT /v1/datasets/{name}/fair-use": lambda: {"held": {"mu": 900, "delta": 1e-3}, **REASON},
             "POST /v1/proposals/{id}/approve": lambda: REASON,

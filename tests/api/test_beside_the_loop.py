@@ -10,8 +10,7 @@ import pytest
 
 from ledger.accounting import zcdp
 from ledger.alerting.courier import Hosts
-from ledger.api import body, calls, routing
-from ledger.api import runs as api_runs
+from ledger.api import batches, body, calls, routing
 from ledger.api.problems import Json
 from ledger.core.journal import chain
 from ledger.service import asking, costing
@@ -66,9 +65,9 @@ def threads(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> Threads:
     monkeypatch.setattr(calls, "read_body", read_body)
     monkeypatch.setattr(asking, "_text_of", made.watch("digest", asking._text_of, of_item))
     monkeypatch.setattr(
-        "ledger.api.runs.canonical", made.watch("text", chain.canonical, lambda _args, result: len(result))
+        "ledger.api.batches.canonical", made.watch("text", chain.canonical, lambda _args, result: len(result))
     )
-    monkeypatch.setattr(api_runs, "_validated", made.watch("item", api_runs._validated, lambda _args, _result: 1))
+    monkeypatch.setattr(batches, "_validated", made.watch("item", batches._validated, lambda _args, _result: 1))
     monkeypatch.setattr(zcdp, "mu_zcdp", made.watch("zcdp", zcdp.mu_zcdp, lambda _args, _result: 1))
     monkeypatch.setattr(Json, "render", made.watch("render", Json.render, lambda _args, result: len(result)))
     return made

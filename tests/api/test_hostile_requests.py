@@ -106,9 +106,10 @@ def test_names_and_ids_in_paths(target: Target) -> None:
             if name == "..":  # which the client takes out of the path, so that it is another one
                 continue
             assert problem_of(answer)["code"] in ("not-found", "method-not-allowed"), (name, answer.request.url)
+    verbs = (("start", {"token": "t"}), ("void", {"reason": "r"}))
     for wrong in HOSTILE_IDS:
         id_ = wrong.replace("{id}", target.run)
-        answers = [target.ledger.post(f"/v1/runs/{id_}/{verb}", {"reason": "r"}) for verb in ("start", "void")]
+        answers = [target.ledger.post(f"/v1/runs/{id_}/{verb}", body) for verb, body in verbs]
         answers += [target.ledger.post(f"/v1/runs/{id_}/settle", {}), target.ledger.get(f"/v1/runs/{id_}")]
         answers.append(target.ledger.delete(f"/v1/keys/{id_}"))
         for answer in answers:

@@ -157,6 +157,7 @@ BODIES: Final[Mapping[str, Any]] = {
     "PATCH /v1/datasets/{name}": {"title": "t"},
     "PUT /v1/datasets/{name}/budget": {"budget": {"mu": 999, "delta": 1e-3}, **REASON},
     "POST /v1/datasets/{name}/partitions": {"names": ["new"], "disjoint": True},
+    "POST /v1/datasets/{name}/past-runs": {"runs": [{"mechanism": GAUSSIAN}], "idempotency_key": "k", **REASON},
     "PUT /v1/datasets/{name}/projects/{project}": {"budget": {"mu": 800, "delta": 1e-4}},
     "PUT /v1/datasets/{name}/fair-use": {"held": BIG, **REASON},
     "POST /v1/proposals/{id}/approve": REASON,
@@ -165,6 +166,7 @@ BODIES: Final[Mapping[str, Any]] = {
     "POST /v1/runs/batch": {
         "runs": [{"datasets": [name], "mechanism": GAUSSIAN, "idempotency_key": f"batch-{name}"} for name in SEEN]
     },
+    "POST /v1/runs/{id}/start": {"token": "t"},
     "PUT /v1/runs/{id}/progress": {"steps": 1},
     "POST /v1/runs/{id}/settle": {"steps": 1},
     "POST /v1/runs/{id}/void": REASON,
@@ -195,6 +197,8 @@ QUERIES: Final[Mapping[str, list[Any]]] = {
     "mechanism": [None],
     "since": [None],
     "until": [None],
+    "made_on": [None],
+    "contact": [None],
     "key": [None],
     "at": [None, "2100-01-01"],
     "by": ["person", "label"],

@@ -14,7 +14,7 @@ from typing_extensions import is_typeddict
 
 from ledger.api.problems import STATUS
 from ledger.api.schemas import common, problems
-from ledger.service.shapes import accountant, alerts, datasets, journals, overview, runs, tenants
+from ledger.service.shapes import accountant, alerts, datasets, journals, overview, past, runs, tenants
 from ledger.service.shapes import common as shared
 from tests.conftest import Templates
 from tests.kit.accountant import DPSGD
@@ -62,6 +62,7 @@ CALLS = {
     ("put", "/v1/datasets/{name}/fair-use"),
     ("get", "/v1/datasets/{name}/partitions"),
     ("post", "/v1/datasets/{name}/partitions"),
+    ("post", "/v1/datasets/{name}/past-runs"),
     ("put", "/v1/datasets/{name}/projects/{project}"),
     ("post", "/v1/runs/batch"),
     ("get", "/v1/datasets/{name}/export"),
@@ -91,7 +92,7 @@ CALLS = {
 
 SHAPES: dict[str, type] = {
     name: shape
-    for module in (accountant, alerts, common, datasets, journals, overview, problems, runs, shared, tenants)
+    for module in (accountant, alerts, common, datasets, journals, overview, past, problems, runs, shared, tenants)
     for name, shape in vars(module).items()
     if is_typeddict(shape)
 }
@@ -362,7 +363,9 @@ def test_answers_are_as_declared(here: Ledger, document: dict[str, Any]) -> None
     send("post", "/v1/runs", {**release, "mechanism": {"type": "gaussian", "noise_multiplier": 0.5}}, key="b")
     send("post", "/v1/runs", release)
     send("post", "/v1/runs/{id}/settle", {}, id=settled)
-    send("post", "/v1/runs/{id}/start", id=settled)
+    send("post", "/v1/runs/{id}/start", {"token": "mine"}, id=settled)
+    send("post", "/v1/runs/{id}/start", {"token": "another"}, id=settled)
+    send("get", "/v1/runs/{id}", id=settled)
     send("put", "/v1/runs/{id}/progress", {"steps": 1, "reporter": "node-1"}, id=settled)
     send(
         "post",
@@ -485,6 +488,11 @@ def send_proposals(send: Checked) -> None:
     lowered = send("post", "/v1/runs/{id}/correction", lower, id=confirmed)["proposal"]["id"]
     send("post", "/v1/proposals/{id}/approve", id=lowered, by=second)
     send("get", "/v1/runs/{id}", id=confirmed)
+    before = {"runs": [{"mechanism": what["mechanism"], "ran_at": "2025-01-01"}], "reason": "r", "idempotency_key": "p"}
+    send("post", "/v1/datasets/{name}/past-runs", {**before, "preview": True}, name="confirmed")
+    entered = send("post", "/v1/datasets/{name}/past-runs", before, name="confirmed")["runs"][0]["id"]
+    send("post", "/v1/datasets/{name}/past-runs", {**before, "runs": [{"mechanism": {}}]}, name="confirmed")
+    send("get", "/v1/runs/{id}", id=entered)
     for path in ("/v1/entries", "/v1/head", "/v1/export"):
         send("get", path)
     for number in (1, 10_000):

@@ -10,6 +10,7 @@ from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
+import mpmath
 import pytest
 
 from ledger.service.inverting import SECONDS_MAX
@@ -432,3 +433,20 @@ def test_the_command_without_a_dataset_and_for_a_part(terminal: Terminal) -> Non
     assert terminal(pasted).status == 0
     for wrong in ("plan --type gaussian --noise-multiplier 1", part.replace("10%", "0.1"), f"{line} --mu 1"):
         assert terminal(wrong).status == 2
+
+
+@pytest.mark.parametrize("noise", [0.3, 1, 5, 40])
+@pytest.mark.parametrize("costing", ["standalone", "residual"])
+def test_a_plan_states_what_an_attacker_finds(ledger: Ledger, noise: float, costing: str) -> None:
+    """Goal: the best attack on the run by itself, never less than it finds, also where the run is charged less beside
+    what is left. Method: the Gaussian trade-off at 30 digits, Phi(Phi^-1(0.01) + mu), by mpmath."""
+    ledger.register(bound="certified", costing=costing, budget={"mu": 5, "delta": 1e-6})
+    plan = ok(
+        ledger.post("/v1/plan", {"datasets": ["mnist"], "mechanism": {"type": "gaussian", "noise_multiplier": noise}})
+    )
+    with mpmath.workdps(30):
+        wrong = mpmath.mpf("0.01")
+        quantile = mpmath.sqrt(2) * mpmath.erfinv(2 * wrong - 1)
+        best = 100 * mpmath.ncdf(quantile + 1 / mpmath.mpf(noise))
+    assert plan["attack"]["wrong_percent"] == 1
+    assert best <= plan["attack"]["found_percent"] <= best * (1 + mpmath.mpf("1e-6")) + mpmath.mpf("1e-6")

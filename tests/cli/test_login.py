@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import json
 import os
@@ -129,7 +130,7 @@ def test_who_wins(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def test_a_file_that_others_can_open_is_not_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Goal: keys that others could read or change are not used, and a damaged file is named. Method: both."""
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
-    file = profiles.keep("default", Profile("https://a.example", "pbl_a"))
+    file, _ = profiles.keep("default", Profile("https://a.example", "pbl_a"))
     file.chmod(0o640)
     with pytest.raises(LedgerError, match="chmod 600"):
         profiles.read("default")
@@ -202,3 +203,27 @@ def test_lists_say_when_there_is_more(terminal: Terminal) -> None:
         answer = json.loads(terminal(f"{line} --json").out)
         assert set(answer) == {"items", "more"}
         assert answer["more"] is False
+
+
+def test_without_the_package_keyring_the_file_has_the_key(
+    terminal: Terminal, url_and_key: tuple[str, str], tmp_path: Path
+) -> None:
+    """Goal: without the optional package, the file has the key, as with --no-keyring; a profile whose key another
+    installation put into the keyring is an error with what to do. Method: this environment, which has no keyring."""
+    assert importlib.util.find_spec("keyring") is None
+    url, key = url_and_key
+    keys = tmp_path / "key"
+    keys.write_text(key)
+    file = profiles.file_of_profiles()
+    for option in ("", " --no-keyring"):
+        kept = terminal(f"login --url {url} --key-file {keys} --json{option}")
+        assert (kept.status, kept.json["in_keyring"]) == (0, False)
+        assert kept.json["file"] == str(file)
+        assert json.loads(file.read_text()) == {"profiles": {"default": {"url": url, "key": key}}}
+    file.write_text(json.dumps({"profiles": {"default": {"url": url, "in_keyring": True}}}))
+    refused = terminal("whoami")
+    assert refused.status != 0
+    assert "pip install 'privacy-ledger[keyring]'" in refused.err
+    assert "privacy-ledger login --no-keyring" in refused.err
+    assert terminal("logout").status == 0
+    assert profiles.names() == []

@@ -88,6 +88,7 @@ def started(program: str, line: Line, key: str, *words: str, **environ: str) -> 
             "LEDGER_STATE_DIR": os.environ["LEDGER_STATE_DIR"],
             **environ,
         },
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

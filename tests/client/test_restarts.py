@@ -10,7 +10,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
 from ledger import errors
@@ -101,12 +100,19 @@ def test_no_step_is_executed_before_it_is_written_down(client: Client) -> None:
 def test_where_nothing_is_known_the_whole_plan_counts(
     ledger: Ledger, client: Client, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Goal: without the file a restart is no silent 87 for 124: it is warned, and no step is left until somebody says
-    how many were executed, and not fewer than were reported. Method: another state directory, as on another host."""
+    """Goal: without the file a restart is no silent 87 for 124: it is refused, or if the start had no token warned, and
+    no step is left until somebody says how many were executed, and not fewer than were reported. Method: another state
+    directory, as on another host; a start by an older client."""
+    arguments: dict[str, Any] = {"datasets": ["mnist"], "mechanism": STEPS, "idempotency_key": "job"}
     first = killed_after(client, 37)
     client.report_progress(first.id, steps=37)
     os.environ["LEDGER_STATE_DIR"] += "-elsewhere"
-    arguments: dict[str, Any] = {"datasets": ["mnist"], "mechanism": STEPS, "idempotency_key": "job"}
+    with pytest.raises(errors.RunState, match=r"It reported 37 steps\. .*steps_done=N"):
+        client.run(**arguments).__enter__()
+    arguments["idempotency_key"] = "older"
+    older = client.ask(**arguments)["id"]
+    assert ledger.post(f"/v1/runs/{older}/start").status_code == 200
+    client.report_progress(older, steps=37)
     doubtful = client.run(**arguments).__enter__()
     with pytest.raises(PlanExceeded, match=r"steps_done=N, or steps_done=0"):
         doubtful.step()
@@ -159,36 +165,6 @@ def test_a_run_that_no_steward_approved_does_not_keep_the_job_from_asking_again(
     ok(steward.post(f"/v1/proposals/{second.value.facts['run']}/approve"))
     with scope() as run:
         assert run.id == second.value.facts["run"]
-
-
-def test_of_two_hosts_that_start_a_run_at_once_only_one_has_its_steps(ledger: Ledger, client: Client) -> None:
-    """Goal: where both found the run held, the one that did not start it counts the whole plan as executed, and so does
-    a restart there; a lost answer to one's own start changes nothing. Method: another host just before the start."""
-    arguments: dict[str, Any] = {"datasets": ["mnist"], "mechanism": STEPS, "idempotency_key": "job"}
-    here, elsewhere = os.environ["LEDGER_STATE_DIR"], os.environ["LEDGER_STATE_DIR"] + "-elsewhere"
-    first: list[Run] = []
-
-    class Meanwhile(Faults):
-        def before(self, request: httpx.Request) -> httpx.Response | str:
-            if request.url.path.endswith("/start") and not first:
-                os.environ["LEDGER_STATE_DIR"] = elsewhere
-                with connect(ledger, Faults(["pass", "lose"])) as other:
-                    first.append(other.run(**arguments).__enter__())
-                os.environ["LEDGER_STATE_DIR"] = here
-            return super().before(request)
-
-    with connect(ledger, Meanwhile()) as late:
-        second = late.run(**arguments).__enter__()
-    assert (first[0].id, first[0].is_resumed) == (second.id, False)
-    assert (second.is_resumed, second.is_unknown, second.steps) == (True, True, 87)
-    assert len([*first[0].batches(range(100))]) == 87
-    for run in (second, first[0]):
-        assert not [*run.batches(range(100))]
-    died(second)
-    again = client.run(**arguments).__enter__()
-    assert not [*again.batches(range(100))]
-    died(again)
-    died(first[0])
 
 
 def test_a_settlement_that_comes_too_late_is_reported(
@@ -258,9 +234,8 @@ def test_steps_that_cannot_be_written_are_forgotten(
     assert "cannot be written down any more" in caplog.text
     assert files().read(f"runs/{run.id}.json") is None
     record.close()
-    again = client.run(datasets=["mnist"], mechanism=STEPS, idempotency_key="job").__enter__()
-    assert again.is_unknown
-    died(again)
+    with pytest.raises(errors.RunState, match="of which nothing is known here"):
+        client.run(datasets=["mnist"], mechanism=STEPS, idempotency_key="job").__enter__()
 
 
 def test_no_state_directory_stops_nothing(client: Client, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -319,15 +294,19 @@ def test_an_answer_that_was_lost_is_found_by_the_next_process(ledger: Ledger) ->
 
 
 def test_a_job_of_a_cluster_finds_its_run_on_another_host(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Goal: a requeued job has the key of its first try, with no file; runs that ended are passed over."""
+    """Goal: a requeued job has the key of its first try, with no file: it must state what that executed; runs that
+    ended are passed over."""
     monkeypatch.setenv("SLURM_JOB_ID", "4711")
     for number in range(2):
         with client.run(datasets=["mnist"], mechanism=RELEASE) as ended:
             assert not ended.is_resumed, number
     first = abandon(client.run(datasets=["mnist"], mechanism=RELEASE))
     monkeypatch.setenv("LEDGER_STATE_DIR", os.environ["LEDGER_STATE_DIR"] + "-elsewhere")
-    again = abandon(client.run(datasets=["mnist"], mechanism=RELEASE))
-    assert (again.id, again.is_unknown) == (first.id, True)
+    for _ in range(2):
+        with pytest.raises(errors.RunState, match="steps_done=N") as caught:
+            client.run(datasets=["mnist"], mechanism=RELEASE).__enter__()
+        assert caught.value.facts["run"] == first.id
+    assert abandon(client.run(datasets=["mnist"], mechanism=RELEASE, steps_done=1)).id == first.id
     monkeypatch.setenv("SLURM_JOB_ID", "4712")
     assert abandon(client.run(datasets=["mnist"], mechanism=RELEASE)).id != first.id
 
@@ -363,8 +342,8 @@ def test_files_are_bounded(tmp_path: Path) -> None:
 
 
 def test_a_run_of_the_command_line_is_trained(client: Client) -> None:
-    """Goal: `resume` starts a held run, as it was declared, and settles it; a started one of which nothing is known
-    counts in full; one that has ended is none."""
+    """Goal: `resume` starts a held run, as it was declared, and settles it; for a started one of which nothing is
+    known it must be stated what was executed; one that has ended is none."""
     asked = client.ask(datasets=["mnist"], mechanism=SGD, segments=3)
     with client.resume(asked["id"]) as run:
         assert (run.id, run.planned_steps, run.segments, run.is_resumed) == (asked["id"], 15, 3, False)
@@ -375,10 +354,8 @@ def test_a_run_of_the_command_line_is_trained(client: Client) -> None:
         client.resume(run.id).__enter__()
     started = client.ask(datasets=["mnist"], mechanism=RELEASE)["id"]
     client.start(started)
-    doubtful = client.resume(started).__enter__()
-    with pytest.raises(PlanExceeded, match="Nothing here knows"):
-        doubtful.step()
-    died(doubtful)
+    with pytest.raises(errors.RunState, match="steps_done=N"):
+        client.resume(started).__enter__()
     with client.resume(started, steps_done=0) as run:
         run.step()
     assert client.run_info(started)["settled"]["steps"] == 1

@@ -31,8 +31,8 @@ from ledger.client import (
     UnitMismatch,
 )
 from ledger.client import Ledger as Client
-from ledger.client.entering import is_over
 from ledger.client.mechanisms import planned_steps
+from ledger.client.starts import is_over
 from ledger.settings import Settings
 from tests.kit.clients import (
     COST,

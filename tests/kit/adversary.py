@@ -50,7 +50,8 @@ class Piece:
     executed as more than was planned of a run that costs nothing, and recorded some time later. is_flat: it is charged
     at r = 0. is_doomed: it is never executed, and voided as nothing decided it. declared: it is asked for and settled
     as this mechanism, which was wrong, and corrected some time later. is_chosen: an output can decide which of the two
-    it is when it is executed, and then only the one that was not declared is corrected.
+    it is when it is executed, and then only the one that was not declared is corrected. is_past: it is not asked for,
+    and entered as a past run some time after it was executed.
     """
 
     pair: Pair
@@ -61,6 +62,7 @@ class Piece:
     is_doomed: bool = False
     declared: Pair | None = None
     is_chosen: bool = False
+    is_past: bool = False
 
     @property
     def nats(self) -> int:
@@ -203,7 +205,7 @@ class Adversary:
         """Whether one may stop here, and what is left for a last release of noise, and to show everything."""
         account = state.books.accounts[key(1)]
         waits = any(
-            (piece.is_late and status == "executed") or (status == "wrong" and is_dearer)
+            ((piece.is_late or piece.is_past) and status == "executed") or (status == "wrong" and is_dearer)
             for piece, status, is_dearer in zip(self.game.pieces, state.pieces, self._are_dearer, strict=True)
         )
         is_over = waits or account.overdrawn != ZERO or (self.game.before is not None and state.is_told)
@@ -215,7 +217,15 @@ class Adversary:
 
     def _steps(self, state: State) -> Iterator[tuple[Pair | None, State]]:
         for at, piece in enumerate(self.game.pieces):
-            follow = self._of_late if piece.is_late else self._of_run if piece.declared is None else self._of_wrong
+            follow = (
+                self._of_past
+                if piece.is_past
+                else self._of_late
+                if piece.is_late
+                else self._of_run
+                if piece.declared is None
+                else self._of_wrong
+            )
             for kind, pair, after in follow(state, at):
                 self.played.done[kind] += 1
                 yield pair, after
@@ -319,6 +329,16 @@ class Adversary:
             if recorded is not None:
                 kind = "record more than fits" if recorded.is_told else "record"
                 yield kind, None, _with(recorded, at, "gone")
+
+    def _of_past(self, state: State, at: int) -> Iterator[tuple[str, Pair | None, State]]:
+        piece, command, status = self.game.pieces[at], self._asks[at], state.pieces[at]
+        if status == "new" and self._can_execute(state):
+            yield "execute", piece.pair, _with(state, at, "executed")
+        elif status == "executed":
+            entered = self._decided(state, replace(command, actor=STEWARD, is_past=True))
+            if entered is not None:
+                kind = "enter more than fits" if entered.is_told else "enter"
+                yield kind, None, _with(entered, at, "gone")
 
     def _decided(self, state: State, command: Any, *, start_too: bool = False) -> State | None:
         """The state after a command; None if it is no use."""

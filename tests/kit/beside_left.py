@@ -61,6 +61,13 @@ class Residuals(Book):
         number = UUID(int=1000 + self.runs)
         return ask(*uses, cost=cost, run=number, who=WHO, terms=CERTIFIED, residual=costs, **more)
 
+    def past(self, *uses: Any, costs: Residual | None = None, cost: Amount | None = None) -> Ask:
+        """A past run is entered."""
+        command = self.asking(*uses, costs=costs, cost=cost, is_past=True)
+        command = replace(command, actor=STEWARD)
+        self.do(command)
+        return replace(command, cost=self.books.runs[command.run_id].cost or command.cost)
+
     def batch(self, *asks: Ask, is_atomic: bool = True, takes_most: bool = False) -> list[Ask]:
         """Runs are asked for together; those that were approved."""
         self.do(Batch(WHO, asks, is_atomic, takes_most=takes_most))
@@ -78,6 +85,8 @@ class Residuals(Book):
         for entry in (entry for entry in entries if entry.get("run") == str(command.run_id)):
             if entry["kind"] == "run-approved":
                 places[UUID(entry["dataset_id"])] = entry["seq"]
+            if entry["kind"] == "run-entered":
+                places[UUID(entry["dataset_id"])], charged = 0, Amount.from_facts(entry["cost"])
             charged = Amount.from_facts(entry["charged"]) if "charged" in entry else charged
             for facts in (entry.get("residual"), entry.get("overrun", {}).get("residual")):
                 if facts is not None and facts.get("level"):
@@ -193,7 +202,21 @@ class Walk:
     def step(self) -> None:
         """One more command; one that is refused by a rule leaves nothing."""
         kind = self.rng.choice(
-            ("ask", "ask", "ask", "batch", "start", "start", "settle", "settle", "void", "limit", "thaw", "correct")
+            (
+                "ask",
+                "ask",
+                "ask",
+                "batch",
+                "start",
+                "start",
+                "settle",
+                "settle",
+                "void",
+                "limit",
+                "thaw",
+                "correct",
+                "past",
+            )
         )
         getattr(self, f"_{kind}")()
 
@@ -271,6 +294,13 @@ class Walk:
             costs = self._table(self.rng.choice((50, 400, 2500, 9000)))
             cost = Amount(self.rng.randrange(1, 900) if costs is None else costs.costs[0], self.rng.randrange(40))
             self.made.corrected(command, cost, residual=costs, by_output=self.rng.random() < 0.3)
+
+    def _past(self) -> None:
+        three = (use(3), use(1, via=3), use(2, self.rng.choice((None, ["a"])), via=3))
+        uses = self.rng.choice(((use(1),), (use(2, ["a"]),), three))
+        costs = self._table(self.rng.choice((50, 300, 1500)))
+        cost = Amount(self.rng.randrange(1, 900) if costs is None else costs.costs[0], self.rng.randrange(20))
+        self.settled.append(self.made.past(*uses, costs=costs, cost=cost))
 
     def _limit(self) -> None:
         dataset_id = self.rng.choice((ONE, TWO))

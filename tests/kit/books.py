@@ -112,7 +112,9 @@ def ask(*uses: Use | int, cost: Amount, run: UUID | None = None, who: Actor | No
     run = run or uuid4()
     all_uses = tuple(use(each) if isinstance(each, int) else each for each in uses)
     project = more.get("project")
+    is_past = more.get("is_past", False)
     request = {"datasets": _named(all_uses), **({} if project is None else {"project": project})}
+    request |= {"past": {}} if is_past else {}
     claim = Claim(str(run), bytes(32))
     return Ask(
         who or actor("requester"),
@@ -125,6 +127,7 @@ def ask(*uses: Use | int, cost: Amount, run: UUID | None = None, who: Actor | No
         COSTING | more.get("terms", TERMS),
         valid_for_us=DAY_US,
         residual=more.get("residual"),
+        is_past=is_past,
     )
 
 
@@ -154,9 +157,9 @@ def charges(books: Books, command: Ask) -> dict[UUID, tuple[AccountKey, ...]]:
     return found
 
 
-def start(who: Actor, books: Books, command: Ask) -> Start:
+def start(who: Actor, books: Books, command: Ask, *, token_sha256: str | None = None) -> Start:
     """Starts an approved run."""
-    return Start(who, command.run_id, charges(books, command))
+    return Start(who, command.run_id, charges(books, command), token_sha256=token_sha256)
 
 
 def settle(

@@ -78,7 +78,7 @@ def story() -> Story:
     held = made.run(4, use(2, ["b"]))
     made.move(void, held, WHO)
     late = made.run(5, use(2, ["b"]))
-    made.move(start, late, WHO)
+    made.move(start, late, WHO, token_sha256="ab" * 32)
     made.move(void, late, STEWARD)
     huge = made.run(6, use(2, ["b"]))
     made.move(start, huge, WHO)
@@ -404,6 +404,9 @@ FORGED: Final[dict[str, tuple[Place | None, Change_, str]]] = {
         "gives a time to start other than the one asked for",
     ),
     "longer to settle": (START, put(START, settle_by="2030-01-01T00:00:00.000000Z"), "has a wrong settle_by"),
+    # by which process
+    "a token that is no digest": (START, put(START, token_sha256="AB" * 32), "a value in 'token_sha256' that no"),
+    "a token that is nothing": (START, put(START, token_sha256=None), "a value in 'token_sha256' that no"),
     # states
     "out of retirement": (ADDED, more(state="active"), "a retired dataset"),
     "started twice": (ADDED, lambda entries: entries.append(START(entries) | {"at": entries[-1]["at"]}), "not active"),

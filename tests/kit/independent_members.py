@@ -24,13 +24,14 @@ MEMBERS = {
     "fair-use-set": ("fair_use reason", "proposal"),
     "run-approved": ("run via start_by begin_by " + COSTED, OF_RUN + " together"),
     "run-refused": ("run via binding binding_elsewhere " + COSTED, OF_RUN),
-    "run-started": ("run settle_by begin_by", ""),
+    "run-started": ("run settle_by begin_by", "token_sha256"),
     "run-settled": (
         "run request steps stop charged returned accountant",
         "overrun state restarts assumptions report reason proposal kept kept_for models",
     ),
     "run-reported": ("run request steps stop overrun state", ""),
     "run-voided": ("run request returned", "proposal kept kept_for independent"),
+    "run-entered": ("run via fits frozen " + COSTED, "delta residual expected_batch warnings state"),
     "change-proposed": ("proposal what proposes approve_by", "about_run"),
     "proposal-refused": ("proposal what reason", ""),
     "run-corrected": (
@@ -38,7 +39,7 @@ MEMBERS = {
         "project delta residual state proposal",
     ),
 }
-MEMBERS_4 = {kind: shape for kind, shape in MEMBERS.items() if kind != "run-corrected"} | {
+MEMBERS_4 = {kind: shape for kind, shape in MEMBERS.items() if kind not in ("run-corrected", "run-entered")} | {
     "dataset-registered": (ONCE + " is_partitioned derived_from", "ceiling ceiling_limit"),
     "dataset-changed": ("", "state title description reason proposal"),
     "budget-set": ("budget limit limit_before reason", "proposal"),
@@ -49,6 +50,7 @@ MEMBERS_4 = {kind: shape for kind, shape in MEMBERS.items() if kind != "run-corr
         "run request steps stop charged returned accountant",
         "overrun state restarts assumptions report reason proposal",
     ),
+    "run-started": ("run settle_by begin_by", ""),
     "run-voided": ("run request returned", "proposal"),
 }
 MEMBERS_2 = {kind: shape for kind, shape in MEMBERS_4.items() if kind != "run-reported"} | {
@@ -179,4 +181,5 @@ FORMS = {
     "steps": lambda value: value is None or is_count(value),
     "size": lambda value: value is None or is_count(value),
     "models": are_models,
+    "token_sha256": is_sha256,
 }

@@ -45,6 +45,7 @@ from independent_members import (  # type: ignore[import-not-found]
     later,
     moment,
 )
+from independent_past import entered  # type: ignore[import-not-found]
 from independent_reading import (  # type: ignore[import-not-found]
     INT64_MAX,
     add,
@@ -715,9 +716,7 @@ class Journal:
             self.demand(over_run["fits"] is (not over_run["frozen"]), "whether it fits is not said")
         return touched
 
-    def run_corrected(self, entry: Entry) -> dict[Key, Account]:
-        touched: dict[Key, Account] = corrected(self, entry)
-        return touched
+    run_corrected, run_entered = corrected, entered
 
 
 # --- an export -------------------------------------------------------------------------------------------------------

@@ -89,7 +89,9 @@ class Book:
     def moving(self, do: Callable[..., Any], command: Ask, who: Actor = ADMIN, **more: Any) -> Any:
         """What is charged is what the approval's entries say, as `ledger.service.runs` reads it."""
         said = [chain.parse(body) for mine in self.journals.values() for body, _ in mine]
-        approvals = [e for e in said if e["kind"] == "run-approved" and e["run"] == str(command.run_id)]
+        approvals = [
+            e for e in said if e["kind"] in ("run-approved", "run-entered") and e["run"] == str(command.run_id)
+        ]
         charged = {UUID(entry["dataset_id"]): tuple(chain.accounts_of(entry)) for entry in approvals}
         return replace(do(who, self.books, command, **more), charges=charged)
 

@@ -33,6 +33,7 @@ class Office:
         return {
             "overview": "/ui",
             "datasets": "/ui/datasets",
+            "register": "/ui/register",
             "dataset": "/ui/datasets/patients",
             "partitions": "/ui/datasets/regions",
             "derived": "/ui/datasets/patients.train",

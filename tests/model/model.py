@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import hashlib
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -513,10 +514,11 @@ class Model:
         return Answer(409, run, {"code": "overrun", "overrun": body["overrun"], "frozen": frozen}, over=over)
 
     def start(self, who: Person, run: Run, body: Json) -> Iterator[Any]:
-        """From now on it touches the data."""
+        """From now on it touches the data, by the process with this token (docs/how-to/restarts.md)."""
         is_frozen = any(self.datasets[name].state != "active" for name in run.charges)
         yield False, {}, {"run_state": run.state != "held", "dataset_frozen": is_frozen}
-        yield self.advance(who, run, "started", {})
+        own = hashlib.sha256(body["token"].encode()).hexdigest() if body else None
+        yield self.advance(who, run, "started", known(token_sha256=own))
 
     def settle(self, who: Person, run: Run, body: Json) -> Iterator[Any]:
         """Charge what was executed, and give back the rest if that is sound."""

@@ -23,7 +23,7 @@ from tests.model.walk import Walk
 
 SEED: Final = 20
 STEPS_OF_TENANT: Final = 250
-LINES_MAX: Final = 829
+LINES_MAX: Final = 831
 """Of the modules of the model together."""
 RULES: Final = ("prices", "model")
 """The modules with the rules; the others drive, show and compare."""

@@ -610,7 +610,8 @@ class Walk:
         is_late = any(
             len(self.model.datasets[name].scopes) > len({key[0] for key in keys}) for name, keys in run.charges.items()
         )
-        self._on_run("start", run, None)
+        # Every second run is started with a token.
+        self._on_run("start", run, {"token": "mine"} if self.model.runs.index(run) % 2 else None)
         self.counts["starts beside partitions that were not charged"] += is_late and run.state == "started"
         return None
 
@@ -698,7 +699,8 @@ class Walk:
             return self.ask()
         done = [call for call in ("start", "settle", "void") if call in run.first]
         call = self.draw.choice(done if done and not self.seldom() else ["start", "settle", "void"])
-        body = None if call == "start" else run.sent.get(call)
+        number = self.model.runs.index(run)
+        body = None if call == "start" and number % 4 != 1 else run.sent.get(call)
         if call != "start" and (body is None or self.seldom()):
             body = {"reason": "another"} if call == "void" else {"evidence": {"other": 1}}
         who = self.steward() if call == "void" and run.owner.role == "requester" else None

@@ -45,6 +45,7 @@ def live(ledger: Ledger) -> None:
         )
     )
     ok(ledger.post(f"/v1/runs/{runs[1]['id']}/void", {"reason": "not needed"}))
+    ok(ledger.post(f"/v1/runs/{runs[2]['id']}/start", {"token": "of-host-1"}))
     ok(ledger.ask(small, datasets=["leaf"], key="of-leaf"))
     ok(ledger.ask({"type": "gaussian", "noise_multiplier": 20}, datasets=["one"], project="vision"))
     assert ledger.ask({"type": "gaussian", "noise_multiplier": 0.5}, datasets=["two"]).status_code == 409
@@ -88,6 +89,8 @@ def test_everything_is_as_it_was(lost: tuple[Site, Settings, dict[str, list[str]
         assert {name: ledger.get(f"/v1/datasets/{name}").json() for name in exports} == before
         repeated = ledger.ask({"type": "gaussian", "noise_multiplier": 9}, datasets=["one", "two"], key="both-2")
         assert (repeated.status_code, repeated.headers["idempotent-replayed"]) == (201, "true")
+        starts = [ledger.post(f"/v1/runs/{repeated.json()['id']}/start", {"token": f"of-host-{n}"}) for n in (1, 2)]
+        assert [answer.status_code for answer in starts] == [200, 409]
         assert ok(ledger.ask(datasets=["younger"]))["state"] == "held"
 
 

@@ -98,6 +98,31 @@ def test_exactly_25_of_64_clients_are_approved(database: Settings, start_server:
             client.close()
 
 
+def test_of_processes_that_start_a_run_at_once_one_may_train(database: Settings, start_server: Start) -> None:
+    """Goal: each of eight processes that found a run held starts it, and exactly one gets the receipt; it alone gets it
+    again. Method: over two servers, five times; each sends its token twice, as after a lost answer."""
+    site = Site(database, start_server)
+    site.register("one")
+    clients = [site.client() for _ in range(8)]
+    for turn in range(5):
+        run = ask(clients[0], "one", f"turn-{turn}").json()["id"]
+
+        def start(at: int, run: str) -> list[httpx.Response]:
+            return [clients[at].post(f"/v1/runs/{run}/start", json={"token": f"of-{at}"}) for _ in range(2)]
+
+        pairs = at_once([partial(start, at, run) for at in range(8)])
+        assert Counter(first.status_code for first, _ in pairs) == {200: 1, 409: 7}
+        for first, again in pairs:
+            assert again.status_code == first.status_code
+            if first.is_success:
+                assert (again.json(), again.headers["idempotent-replayed"]) == (first.json(), "true")
+            else:
+                assert (again.json()["code"], again.json()["state"]) == ("run-state", "started")
+    for client in clients:
+        client.close()
+    assert site.replay("one").seq == 1 + 2 * 5
+
+
 def test_one_key_sent_at_once_has_one_outcome(database: Settings, start_server: Start) -> None:
     """Goal: a key sent at once with one body to two processes is one run; sent to two datasets, one of them gets it and
     the other is told so; two keys in opposite orders do not wait for each other. No 5xx in any of it."""

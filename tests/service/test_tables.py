@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from decimal import Decimal
 from fractions import Fraction
 from typing import Any
@@ -65,6 +67,55 @@ def test_a_share_fits_if_its_parts_are_at_most_one(tries: Callable[[int, int], i
         fitting += any(fits)
     print(f"{fitting} fit")
     assert fitting > 100
+
+
+def test_wherever_the_choice_begins_it_is_the_same(tries: Callable[[int, int], int]) -> None:
+    """Goal: the number that a choice begins with changes how many offers it asks for, and not what it chooses. Method:
+    random costs that rise as the share falls; each beginning beside none; a right one asks for two offers at most."""
+    rng, chosen_at = random.Random(7), set[int]()
+    for _ in range(tries(300, 20_000)):
+        count = rng.randrange(1, 9)
+        rising = sorted(rng.randrange(1, 1000) for _ in range(count))
+        offers = [offer(f"1e-{power + 1}", mu, 10 ** (8 - power)) for power, mu in enumerate(rising)]
+        there = Room(rng.randrange(1, 2000), Amount(rng.randrange(1, 2000), rng.choice((5, 10**5, 10**9))))
+        expected = shares.choose(offers.__getitem__, count, there)
+        for first in range(count):
+            assert shares.choose(offers.__getitem__, count, there, first=first) == expected
+        asked = Counter[int]()
+
+        def offer_at(index: int, offers: list[Offer] = offers, asked: Counter[int] = asked) -> Offer:
+            asked[index] += 1
+            return offers[index]
+
+        assert shares.choose(offer_at, count, there, first=expected.number) == expected
+        assert asked.total() <= 2
+        chosen_at.add(expected.number)
+    assert len(chosen_at) > 4
+
+
+@pytest.mark.parametrize("segments", [1, 5])
+@pytest.mark.parametrize("sixty_fourths", [0, 1, 5, 21, 63])
+def test_a_table_of_what_is_left_decides_as_the_whole_one(sixty_fourths: int, segments: int) -> None:
+    """Goal: a table that ends at what is left has the same costs as far as it goes, and the same best position for
+    whatever fits in there. Method: both, at amounts below what is left and at its ends."""
+    mechanism, left = mechanisms.parse(TRAINING), LIMIT * sixty_fourths // 64
+    terms = replace(TERMS, segments=segments)
+    share = Decimal("1e-7")
+    whole = beside.offer(mechanism, terms, share, LIMIT)
+    short = beside.offer(mechanism, terms, share, LIMIT, left=left)
+    assert short.cost == whole.cost
+    assert whole.table is not None
+    table = short.table or Residual(LIMIT, whole.table.costs[:1])
+    assert table.costs == whole.table.costs[: len(table.costs)]
+    assert len(table.costs) < len(whole.table.costs)
+    for there in {0, *(needed for index in range(16) for needed in near(whole.table.needed(index))), left}:
+        if there <= left:
+            assert table.best(there) == whole.table.best(there)
+
+
+def near(amount: int) -> tuple[int, int, int]:
+    """An amount and its neighbours."""
+    return amount - 1, amount, amount + 1
 
 
 def fits_in(one: Offer, there: Room) -> bool:

@@ -1,1 +1,1 @@
-"""`make torture`: what one tenant, and whoever has no key, can do to another tenant's approvals."""
+"""`make torture`: what a hostile tenant can do to another one, and what faults can do to what was acknowledged."""

@@ -9,8 +9,8 @@ import pytest
 from pydantic import SecretStr
 
 from ledger.settings import Settings
-from tests.torture.__main__ import PHASES, phases, show
 from tests.torture.hostile import Hostile
+from tests.torture.quiet import PHASES, phases, show
 from tests.torture.site import open_site
 from tests.torture.wire import CUT
 

@@ -141,7 +141,7 @@ class Watch:
         with contextlib.closing(Wire(self._served.url)) as wire:
             await wire.ask(request("GET", "/metrics"))  # whose lag is that of the time before
             for number in itertools.count():
-                resident = await asyncio.to_thread(_resident_mb, self._served.pid)
+                resident = await asyncio.to_thread(resident_mb, self._served.pid)
                 seen.own_mb = max(seen.own_mb, resident[0])
                 seen.all_mb = max(seen.all_mb, sum(resident))
                 if number % LOOKS_PER_SECOND == 0:
@@ -163,7 +163,7 @@ def _health() -> bytes:
     return request("GET", "/healthz")
 
 
-def _resident_mb(pid: int) -> list[float]:
+def resident_mb(pid: int) -> list[float]:
     """The memory of a process, and of each of its children, as Linux shows it: of what is shared, each has its part."""
     tasks = Path(f"/proc/{pid}/task").glob("*/children")
     try:

@@ -77,6 +77,24 @@ def test_hostile_names_run_nothing(open_page: Opener, office: Office) -> None:
     assert page.evaluate("document.querySelectorAll('main script').length") == 0
 
 
+def test_long_texts_stay_in_their_place(open_page: Opener, site: Ledger) -> None:
+    """Goal: 10,000 characters without a space, in a script from right to left or none, neither widen nor fill a page.
+    Method: the longest title, description and purpose; at the width of a phone and of a desk."""
+    site.register(name="long", title="\N{HEBREW LETTER ALEF}" * 255, description=f"{HOSTILE}{'x' * 10_000}"[:10_000])
+    run = ok(
+        site.ask({"type": "gaussian", "noise_multiplier": 9}, datasets=["long"], purpose="\N{ARABIC LETTER BEH}" * 1900)
+    )
+    for path in ("/ui/datasets/long", f"/ui/runs/{run['id']}", "/ui/search?dataset=long", "/ui"):
+        page = open_page(path, key=site.key)
+        for width in (1280, 390):
+            page.set_viewport_size({"width": width, "height": 800})
+            assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), (path, width)
+            tallest = page.evaluate(
+                "Math.max(0, ...[...document.querySelectorAll('.text')].map((one) => one.clientHeight))"
+            )
+            assert tallest <= 12 * 16, (path, width)
+
+
 def test_times_are_in_the_viewers_zone(open_page: Opener, office: Office) -> None:
     """Goal: a time is in the zone of who reads it, and UTC on hover; in UTC without a script. Method: Tokyo with and
     without JavaScript."""

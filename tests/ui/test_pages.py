@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from decimal import ROUND_CEILING, Context
+from uuid import UUID
 
 import pytest
 
+from ledger.core import alerts
+from ledger.core.amounts import microseconds
+from ledger.core.datasets import Parent
 from ledger.settings import Settings
 from ledger.ui.routes import PAGES
+from tests.kit.clocks import change_clock
 from tests.kit.days import count_all
 from tests.kit.driver import Ledger
 from tests.kit.office import HOSTILE, Office, furnished
@@ -154,7 +161,19 @@ def test_another_tenants_pages_are_not_found(office: Office) -> None:
     """Goal: nothing of a tenant is visible to another, not even that it is there. Method: every page of the office as
     another tenant's admin, compared with an object that does not exist."""
     other = Visitor.signed_in(another_tenant(office.admin, name="elsewhere"))
-    same = {"overview", "datasets", "approvals", "expired", "planner", "search", "report", "alerts", "keys", "policy"}
+    same = {
+        "overview",
+        "datasets",
+        "register",
+        "approvals",
+        "expired",
+        "planner",
+        "search",
+        "report",
+        "alerts",
+        "keys",
+        "policy",
+    }
     nothing = words_of(other.get(f"/ui/runs/{NOTHING}").text)
     for name, path in office.pages.items():
         answer = other.get(path)
@@ -250,8 +269,50 @@ def test_approving_and_refusing(ledger: Ledger) -> None:
 
 
 def test_a_new_tenant_reads_what_to_do_first(ledger: Ledger) -> None:
-    """Goal: empty pages say what to do. Method: the overview, the datasets and the approvals of a new tenant."""
+    """Goal: empty pages say what to do, to those who may. Method: the overview, the datasets and the approvals of a new
+    tenant, as an admin and as a requester."""
     visitor = Visitor.signed_in(ledger)
-    assert "privacy-ledger dataset create" in visitor.page("/ui")
-    assert "privacy-ledger dataset create" in visitor.page("/ui/datasets")
+    for path in ("/ui", "/ui/datasets"):
+        assert 'href="/ui/register"' in visitor.page(path)
+        requester = Visitor.signed_in(ledger.as_("requester"))
+        assert 'href="/ui/register"' not in requester.page(path)
+        assert "An admin or a steward registers datasets." in words_of(requester.page(path))
     assert "privacy-ledger policy set" in visitor.page("/ui/approvals")
+
+
+def test_a_journal_that_did_not_verify_is_named(ledger: Ledger) -> None:
+    """Goal: a dataset's page states what the server found wrong with its journal, and nothing about another's. Method:
+    the alert that the comparison raises, told to the ledger; the pages of two datasets."""
+    for name in ("one", "two"):
+        ledger.register(name=name)
+    services, tenant = ledger.client.app.state.services, UUID(ok(ledger.get("/v1/me"))["tenant"]["id"])
+    with services.store.reading(tenant) as reading:
+        (dataset,) = reading.datasets.by_names(["one"])
+    found = alerts.mismatch(Parent(dataset.id, "one"), seq=1, reason="its bytes do not have its hash")
+    assert services.writer.tell(tenant, [found]).result(60) == 1
+    visitor = Visitor.signed_in(ledger)
+    assert "entry 1: its bytes do not have its hash" in words_of(visitor.page("/ui/datasets/one"))
+    assert "The server raised no alert about this journal" in words_of(visitor.page("/ui/datasets/two"))
+
+
+def test_epsilon_over_time_is_what_the_api_states(
+    ledger: Ledger, database: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Goal: the figure and its table have the stored epsilon of each day, and none before two days are known. Method: a
+    run on each of three days; the table against the burn-down of the API."""
+    at = [datetime(2026, 10, 1, 12, tzinfo=UTC)]
+    change_clock(monkeypatch, lambda _now: microseconds(at[0]))
+    ledger.register(budget={"mu": 1, "delta": 1e-6}, bound="certified", costing="standalone")
+    assert "Epsilon over time" not in Visitor.signed_in(ledger).page("/ui/datasets/mnist")
+    for _ in range(3):
+        ok(ledger.ask({"type": "gaussian", "noise_multiplier": 5}))
+        at[0] += timedelta(days=1)
+    count_all(database)
+    points = ok(ledger.get("/v1/datasets/mnist/burndown"))["points"]
+    page = Visitor.signed_in(ledger).page("/ui/datasets/mnist")
+    table = page.partition('aria-label="Epsilon over time"')[2].partition("</table>")[0]
+    shown = [float(words_of(cell)) for cell in re.findall(r'<td class="count">(.*?)</td>', table)]
+    stated = [value for point in points for value in (point["epsilon"][0]["taken"], point["epsilon"][0]["limit"])]
+    assert len(points) >= 3
+    assert shown == [pytest.approx(value, rel=1e-3) for value in stated]
+    assert all(now >= value for now, value in zip(shown, stated, strict=True))

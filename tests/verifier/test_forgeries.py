@@ -45,7 +45,7 @@ def test_the_story_holds() -> None:
             assert verify(lines, keys=KEYS).journal.seq == independent_verifier.verify(lines)[0] == len(entries)
     assert exported(TWO, sealed(parsed())) == exported(TWO, story().journals[TWO])
     kinds = {entry["kind"] for entry in parsed()}
-    assert kinds == MEMBERS.keys() - {"proposal-refused", "run-corrected"}
+    assert kinds == MEMBERS.keys() - {"proposal-refused", "run-corrected", "run-entered"}
 
 
 @pytest.mark.parametrize("name", [*FORGED, *WRITTEN])

@@ -1,6 +1,19 @@
 """How answers look in a terminal, by noun. Knows the shapes of answers, and neither a server nor a database."""
 
-from ledger.cli.show import advisories, alerts, bench, console, datasets, evidence, many, people, planned, run, runs
+from ledger.cli.show import (
+    advisories,
+    alerts,
+    bench,
+    console,
+    datasets,
+    evidence,
+    many,
+    past,
+    people,
+    planned,
+    run,
+    runs,
+)
 
 __all__ = [
     "advisories",
@@ -10,6 +23,7 @@ __all__ = [
     "datasets",
     "evidence",
     "many",
+    "past",
     "people",
     "planned",
     "run",

@@ -46,6 +46,7 @@ def _event_text(event: Mapping[str, Any]) -> str:
             return f"run {event['run']} executed {event['overrun']['steps']} steps more than planned"
         case "frozen":
             because = {"run-settled": "after an overrun", "run-corrected": "after a correction that did not fit"}
+            because |= {"run-entered": "after a past run that did not fit"}
             why = because.get(event["because"])
             return f"frozen: {event.get('reason')}" if why is None else f"frozen {why}"
         case "overdue":

@@ -21,6 +21,7 @@ from ledger.verifier.verify import Verified, VerifiedTenant, Vouched
 if TYPE_CHECKING:
     from ledger.client.attestations import Attestation
     from ledger.client.receipts import Receipt
+    from ledger.service.shapes.common import EpsilonShown
     from ledger.service.shapes.runs import ReceiptShown
 
 FILES_SHOWN_MAX: Final = 20
@@ -46,8 +47,8 @@ def checked(results: Sequence[Mapping[str, Any]]) -> None:
     out.print(table if results else "There are no tenants yet.")
 
 
-def receipt(statement: Receipt) -> None:
-    """Print a receipt that was verified."""
+def receipt(statement: Receipt, epsilon: Sequence[EpsilonShown]) -> None:
+    """Print a receipt that was verified. epsilon: of its cost; none if it cannot be computed here."""
     out.print(Text.assemble(("good", "bold green"), f"  the receipt of run {statement.run}, {statement.state}"))
     grid = new_grid()
     grid.add_row("tenant", in_one_line(f"{statement.tenant} ({statement.tenant_id})"))
@@ -58,9 +59,17 @@ def receipt(statement: Receipt) -> None:
         grid.add_row("project", statement.project)
     grid.add_row("mechanism", f"{statement.mechanism_type}, {statement.mechanism_digest}")
     grid.add_row("cost", _mu(Amount(statement.mu_sq_pico, statement.delta_atto)))
+    for item in epsilon:
+        of_delta, value = f"at delta {number(item['delta'])}", item["value"]
+        grid.add_row("", f"epsilon {number(value)} {of_delta}" if value is not None else f"no epsilon {of_delta}")
     grid.add_row("begin by", statement.begin_by.isoformat())
     grid.add_row("start by" if statement.state == "held" else "settle by", statement.due.isoformat())
     out.print(grid)
+    if epsilon:
+        out.print(
+            "Epsilon is that of this cost, and does not add up. A run that was costed beside what was left has more by"
+            f" itself: privacy-ledger run show {statement.run[:8]}"
+        )
     if statement.state == "held":
         out.print("This receipt is of an approval, which can still be voided. A job must not begin with it.")
 

@@ -22,7 +22,7 @@ from ledger.cli.show.runs import (
 )
 
 if TYPE_CHECKING:
-    from ledger.service.shapes.accountant import Planned, PlannedOn, PlannedRun, PlannedRuns, Solution
+    from ledger.service.shapes.accountant import AttackShown, Planned, PlannedOn, PlannedRun, PlannedRuns, Solution
 
 _OF_NOISE: Final = ("noise_multiplier", "noise_scale")
 """The parameters of which more costs less."""
@@ -86,6 +86,7 @@ def one(
         grid.add_row("at most", f"{most['percent']:g} % of what is left: {may}")
     _left(grid, "after", "after", datasets)
     runs_left(grid, answer)
+    grid.add_row("attacker finds", _found(answer["attack"]))
     grid.add_row("method", f"{answer['method']}{', an estimate' if answer['is_estimate'] else ''}")
     notes.expected_batch(grid, answer)
     out.print(grid)
@@ -115,6 +116,11 @@ def unsolvable(answer: Planned, *, solve_for: str) -> None:
     """Print that no value of a parameter fits, which the command left out."""
     names = ", ".join(dataset["name"] for dataset in answer["datasets"])
     out.print(Text.assemble(("does not fit", "bold red"), f"  {names}: no value of {solve_for} fits in what is left"))
+
+
+def _found(attack: AttackShown) -> str:
+    wrong = f"{attack['wrong_percent']:g} % of the others"
+    return f"at most {up(attack['found_percent'])} % of those in the data, if wrong about {wrong}"
 
 
 def _verdict(answer: Planned) -> Text:

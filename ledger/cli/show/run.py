@@ -131,7 +131,9 @@ def _timeline(item: RunInFull) -> None:
 def _events(item: RunInFull) -> Iterator[tuple[str, str, str, str]]:
     waited = item.get("proposal")
     if waited is None:
-        yield item["created_at"], f"asked, and {item['decision']}", _who(item["asked_by"]), ""
+        is_past = item["decision"] == "entered"
+        what = "entered, declared and not observed" if is_past else f"asked, and {item['decision']}"
+        yield item["created_at"], what, _who(item["asked_by"]), (item["request"].get("past") or {}).get("reason", "")
     else:
         yield waited["at"], "asked, and waited for a steward", _who(waited["by"]), ""
         what = "approved by a steward" if item["decision"] == "approved" else "approved by a steward, and refused"

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from hashlib import sha256
 from typing import Any
 
 from ledger.client.calls import get, listed, send
 from ledger.client.dates import moment
 from ledger.client.methods.kinds import Answer, Answers, Calls, Lists
+from ledger.client.wire import encode
 
 
 class Datasets(Calls[Answer], Lists[Answers]):
@@ -267,6 +269,38 @@ class Datasets(Calls[Answer], Lists[Answers]):
         0.5
         """
         return self._send(send("PUT", "datasets", name, "projects", project, budget=budget, reason=reason))
+
+    def past_runs(
+        self,
+        name: str,
+        runs: Sequence[Mapping[str, Any]],
+        *,
+        reason: str,
+        preview: bool = False,
+        idempotency_key: str | None = None,
+    ) -> Answer:
+        """Enter what was spent before there was a ledger, as a steward: all of these past runs, or none.
+
+        Each is a dict with `mechanism`, and perhaps `purpose`, `ran_at`, `library`, `version`, `partitions` and
+        `evidence`; `ledger.client.past` reads them from files. They are declared, and were not observed. If they do not
+        fit, the answer has the datasets that are `frozen`. preview: only show that. idempotency_key: the same runs
+        again, with the same key, are charged once; default: a digest of the runs.
+
+        >>> before = [{"mechanism": Gaussian(noise_multiplier=20), "purpose": "counts of 2025"}]
+        >>> ledger.past_runs("events", before, reason="our notes", preview=True)["cost"]["mu"]
+        0.05
+        """
+        key = idempotency_key or f"past-{sha256(encode([*runs]).encode()).hexdigest()}"
+        return self._send(
+            send(
+                *("POST", "datasets", name, "past-runs"),
+                is_repeatable=True,
+                runs=[*runs],
+                reason=reason,
+                idempotency_key=key,
+                preview=preview or None,
+            )
+        )
 
     def set_fair_use(
         self,

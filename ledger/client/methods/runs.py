@@ -12,6 +12,7 @@ from ledger.client.dates import moment
 from ledger.client.entering import Plan
 from ledger.client.files import open_files
 from ledger.client.flows import Flow, Server
+from ledger.client.jobs import new_token
 from ledger.client.mechanisms import AnyMechanism, Number
 from ledger.client.methods.kinds import Answer, Answers, Calls, Lists, Scope, Scopes
 from ledger.client.models import Model
@@ -232,13 +233,17 @@ class Runs(Calls[Answer], Lists[Answers], Scopes[Scope]):
         """
         return self._send(calls.ask_batch(runs, atomic=atomic, as_many_as_fit=as_many_as_fit))
 
-    def start(self, run: str) -> Answer:
+    def start(self, run: str, *, token: str | None = None) -> Answer:
         """Record that the run starts to use the data. A job may begin with the returned `receipt`, until `begin_by`.
+
+        token: a text that no other process has, 1 to 64 visible characters; default: a new one for each call and its
+        retries. Keep one of your own if a restarted job must get the same answer. Raises RunState if the run was
+        started with another token: that process may train, and this one must not.
 
         >>> ledger.start(asked["id"])["state"]
         'started'
         """
-        return self._send(calls.start(run))
+        return self._send(calls.start(run, token=token or new_token()))
 
     def receipt(self, run: str) -> Answer:
         """Return a new signed receipt of a run, of its start or before that of its approval:

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import atexit
 import functools
-import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from decimal import Decimal
 from numbers import Real
-from types import TracebackType
 from typing import Any
 
 from opacus import PrivacyEngine
 
-from ledger.client.attached import NotCovered
+from ledger.client.attached import Ending, NotCovered
 from ledger.client.calls import get
 from ledger.client.ledgers import Ledger
 from ledger.client.mechanisms import DPSGD, AnyMechanism, DPSGDSchedule, declared
@@ -23,8 +20,6 @@ from ledger.client.opacus.plan import Earlier, Plan, Trainer
 from ledger.client.opacus.watch import Approved, Watch, fresh_generator
 from ledger.client.runs import Run
 from ledger.client.scopes import RunScope
-
-log = logging.getLogger("ledger.client.opacus")
 
 IF_EXCEEDED = "End the loop there. To train on, attach another training, with a PrivacyEngine of its own."
 REFUSED_OPTIONS = frozenset({"mechanism", "datasets", "allow_overrun", "segments"})
@@ -94,12 +89,14 @@ def named(dataset: str | Mapping[str, Any] | Sequence[str | Mapping[str, Any]]) 
     return [dataset] if isinstance(dataset, str | Mapping) else list(dataset)
 
 
-class Training:
+class Training(Ending):
     """A training that asks for its run in `make_private`, and settles it in `finish`.
 
     mechanism: what it asked for; None until `make_private`. trainer: what makes its loop. earlier: what it goes on
     from. If the run of that is still open, this training goes on with it; otherwise it asks for one of the steps left.
     """
+
+    name = "opacus"
 
     def __init__(
         self,
@@ -111,16 +108,14 @@ class Training:
         trainer: Trainer | None = None,
         earlier: Earlier | None = None,
     ) -> None:
-        self._run: Run | None = None
         self.mechanism: AnyMechanism | None = None
         self._plan, self._datasets, self._options = plan, datasets, options
         self._ledger, self._trainer, self._earlier = ledger, trainer or Trainer(), earlier
         self._open: Mapping[str, Any] | None = None
-        self._scope: RunScope | None = None
         self._watch: Watch | None = None
         self._engine: Any = None
         self._unwrap: Callable[[], None] = lambda: None
-        self._close: Callable[[], None] = lambda: None
+        self._owned: Ledger | None = None
         self._history_before: list[tuple[float, float, int]] = []
 
     def wrap(self, engine: Any) -> None:
@@ -155,7 +150,7 @@ class Training:
 
     def _make_private(self, engine: Any, original: Callable[..., Any], **given: Any) -> Any:
         """Make the objects, read what they do, and ask for that. Raises NotCovered, BudgetExceeded, LedgerError."""
-        if self._scope is not None:
+        if self._watch is not None:
             raise NotCovered(
                 "make_private was called before with this training. Another model or optimizer on the same data is"
                 " another run: make a new PrivacyEngine, and attach it."
@@ -205,10 +200,9 @@ class Training:
         except BaseException:
             module.cleanup()
             raise
-        self._run, self._scope, self._watch = run, scope, watch
-        self._close = ledger.close if self._ledger is None else lambda: None
+        self._watch, self._owned = watch, ledger if self._ledger is None else None
+        self.has_begun(scope, run)
         run.evidence["opacus"], run.if_shorter, run.if_exceeded = facts, self._trainer.if_shorter, IF_EXCEEDED
-        atexit.register(self._end)
         return made
 
     def _scope_of(self, ledger: Ledger, mechanism: AnyMechanism) -> RunScope:
@@ -394,27 +388,19 @@ class Training:
     # --- the end
 
     def finish(self, error: BaseException | None = None) -> None:
-        """Settle the run, and log one line if what was executed differs from what was approved or Opacus recorded.
-
-        If the ledger does not answer, the settlement is kept on disk, that is logged, and `run.is_pending` is True.
-
-        error: what ended the training early. Can be repeated. Raises as leaving `Ledger.run` does.
-        """
+        """Settle the run, and give `make_private` back. As `Attached.finish`."""
         self._unwrap()
         self._unwrap = lambda: None
-        atexit.unregister(self._end)
-        scope = self._scope
-        if scope is None or self._watch is None or self.run.settled is not None or self.run.is_pending:
-            return
-        self._watch.is_over = True
-        differences = self.differences()
-        self.run.evidence["opacus"] |= evidence.at_end(self._watch, differences, self._trainer.rules_out)
-        try:
-            scope.__exit__(None if error is None else type(error), error, None)
-        finally:
-            if differences:
-                log.warning("Run %s: %s.", self.run.id, "; ".join(differences))
-            self._close()
+        if self._watch is not None:
+            self._watch.is_over = True
+        super().finish(error)
+
+    def recorded(self, differences: list[str]) -> dict[str, Any]:
+        return {} if self._watch is None else evidence.at_end(self._watch, differences, self._trainer.rules_out)
+
+    def _close(self) -> None:
+        if self._owned is not None:
+            self._owned.close()
 
     def differences(self) -> list[str]:
         """Return how what was executed differs from what was approved, and from what Opacus recorded."""
@@ -454,27 +440,8 @@ class Training:
             found.append(f"Opacus' accountant ({name}) recorded one draw for each step that joined several")
         return found
 
-    def _end(self) -> None:
-        """Settle at the end of a process that did not call `finish`: in doubt for more."""
-        try:
-            self.finish(Unfinished("The process ended before finish()."))
-        except Exception as failure:
-            log.warning("%s", failure)
-
-    def __enter__(self) -> Training:
-        return self
-
-    def __exit__(
-        self, _kind: type[BaseException] | None, error: BaseException | None, _traceback: TracebackType | None
-    ) -> None:
-        self.finish(error)
-
     def __repr__(self) -> str:
         return f"<Training of {self._run!r}>"
-
-
-class Unfinished(Exception):
-    """The process ended before the training was finished."""
 
 
 def _is_poisson(given: Mapping[str, Any]) -> bool:

@@ -224,7 +224,7 @@ class Sweep:
             if info["state"] != "started":
                 record.forget()
                 return False
-            return self._settled(record, info)
+            return record.is_of(info.get("started")) and self._settled(record, info)
         finally:
             record.close()
 

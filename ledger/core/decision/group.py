@@ -35,6 +35,7 @@ from ledger.core.commands import (
     Void,
 )
 from ledger.core.decision.datasets import add_partitions, change, register, set_budget, set_fair_use, set_project
+from ledger.core.decision.past import enter
 from ledger.core.decision.posting import Drafts, Repeat
 from ledger.core.decision.runs import advance, ask_run, demand_askable, fitting, refusal_of, together
 from ledger.core.decision.together import Place
@@ -193,6 +194,8 @@ def _apply(books: Books, command: Single, now_us: int, *, may_wait: bool = True)
             return set_project(books, command, now_us)
         case SetFairUse():
             return set_fair_use(books, command, now_us)
+        case Ask(is_past=True):
+            return enter(books, command, now_us)
         case Ask():
             return ask_run(books, command, now_us, may_wait=may_wait)
         case RefuseProposal():
@@ -290,7 +293,8 @@ def _how_many_fit(books: Books, batch: Batch) -> int | None:
 
 def _together(books: Books, batch: Batch) -> Sequence[Place | None]:
     one_by_one: Sequence[Place | None] = [None] * len(batch.asks)
-    if any(dataset_id not in books.datasets for dataset_id in batch.dataset_ids):
+    is_past = any(ask.is_past for ask in batch.asks)  # each is charged before all entries, not beside the others
+    if is_past or any(dataset_id not in books.datasets for dataset_id in batch.dataset_ids):
         return one_by_one
     try:
         return together(books, batch.asks) or one_by_one
@@ -299,7 +303,7 @@ def _together(books: Books, batch: Batch) -> Sequence[Place | None]:
 
 
 def _is_approval(outcome: Drafts | LedgerError) -> bool:
-    return not isinstance(outcome, LedgerError) and outcome[0].kind == "run-approved"
+    return not isinstance(outcome, LedgerError) and outcome[0].kind in ("run-approved", "run-entered")
 
 
 def _unrecorded(outcome: Drafts | LedgerError, count: int | None) -> Unrecorded | LedgerError:

@@ -312,6 +312,8 @@ def _start(books: Books, command: Start, now_us: int) -> Drafts | Repeat:
     run = replace(run, state="started", started_us=now_us, due_us=due_us)
     begin_us = min(now_us + command.begin_within_us, due_us)
     facts = {"settle_by": timestamp(due_us), "begin_by": timestamp(begin_us)}
+    if command.token_sha256 is not None:
+        facts["token_sha256"] = command.token_sha256
     return write(books, charged_postings(books, command), command.actor, "run-started", facts, run)
 
 

@@ -13,7 +13,7 @@ from ledger.core.datasets import Account, AccountKey
 from ledger.core.entries import Sealed
 from ledger.core.journal import beside_left, requested
 from ledger.core.journal.chain import Demand, accounts_of, check_all, read_entries
-from ledger.core.journal.corrections import CorrectionReplay
+from ledger.core.journal.past import PastReplay
 from ledger.core.journal.policy import Loosening
 from ledger.core.journal.rights import demand_role
 from ledger.core.journal.shapes import demand_dataset_entry
@@ -74,7 +74,7 @@ def walk(entries: Iterable[Entered], *, tenant_id: UUID, dataset_id: UUID) -> It
     return read_entries(_DatasetReplay(tenant_id, dataset_id).read, entries)
 
 
-class _DatasetReplay(CorrectionReplay):
+class _DatasetReplay(PastReplay):
     """An independent calculation over one journal."""
 
     def __init__(self, tenant_id: UUID, dataset_id: UUID, name: str = "") -> None:
@@ -99,6 +99,7 @@ class _DatasetReplay(CorrectionReplay):
             "run-settled": self.read_settled,
             "run-voided": self.read_voided,
             "run-corrected": self.read_corrected,
+            "run-entered": self.read_entered,
             "change-proposed": self._proposed,
             "proposal-refused": self._refused_proposal,
         }

@@ -48,7 +48,7 @@ DATASET_KINDS: Final[Mapping[str, Shape]] = {
     "fair-use-set": _shape("fair_use reason", "proposal"),
     "run-approved": _shape(f"run {_COSTED} via start_by begin_by", f"{_OF_RUN} together"),
     "run-refused": _shape(f"run {_COSTED} via binding binding_elsewhere", _OF_RUN),
-    "run-started": _shape("run settle_by begin_by"),
+    "run-started": _shape("run settle_by begin_by", "token_sha256"),
     "run-settled": _shape(
         "run request steps stop charged returned accountant",
         "overrun state restarts assumptions report reason proposal kept kept_for models",
@@ -59,6 +59,7 @@ DATASET_KINDS: Final[Mapping[str, Shape]] = {
         "run request number replaces before cost charged late returned fits frozen method assumptions accountant",
         "project delta residual state proposal",
     ),
+    "run-entered": _shape(f"run {_COSTED} via fits frozen", "delta residual expected_batch warnings state"),
     "change-proposed": _shape("proposal what proposes approve_by", "about_run"),
     "proposal-refused": _shape("proposal what reason"),
 }
@@ -68,7 +69,7 @@ _BY_DIGEST: Final = frozenset({"request_in", "request_sha256"})
 """In place of `request`, since version 4: its journal, and its digest."""
 
 _OF_VERSION_4: Final[Mapping[str, Shape]] = {
-    **{kind: shape for kind, shape in DATASET_KINDS.items() if kind != "run-corrected"},
+    **{kind: shape for kind, shape in DATASET_KINDS.items() if kind not in ("run-corrected", "run-entered")},
     "dataset-registered": _shape(f"{_REGISTERED} is_partitioned derived_from", "ceiling ceiling_limit"),
     "dataset-changed": _shape("", "state title description reason proposal"),
     "budget-set": _shape("budget limit limit_before reason", "proposal"),
@@ -79,6 +80,7 @@ _OF_VERSION_4: Final[Mapping[str, Shape]] = {
         "run request steps stop charged returned accountant",
         "overrun state restarts assumptions report reason proposal",
     ),
+    "run-started": _shape("run settle_by begin_by"),
     "run-voided": _shape("run request returned", "proposal"),
 }
 
@@ -277,6 +279,7 @@ _FORMS: Final[Mapping[str, Callable[[Any], bool]]] = {
     "request": lambda value: isinstance(value, dict),
     "request_in": lambda value: is_id(value["id"]) and isinstance(value["dataset"], str) and _is_seq(value["seq"]),
     "request_sha256": _is_sha256,
+    "token_sha256": _is_sha256,
     "models": _is_models,
     "lost": _is_lost,
     "steps": lambda value: value is None or _is_count(value),

@@ -12,7 +12,8 @@ from ledger.report.blocks import Block
 from ledger.report.sections.balances import accounts, datasets
 from ledger.report.sections.basis import assumptions, changes, heads, recompute
 from ledger.report.sections.bounds import bounded
-from ledger.report.sections.runs import corrections, overdue, overruns, refusals, runs, voids
+from ledger.report.sections.plain import sign_off
+from ledger.report.sections.runs import corrections, details, overdue, overruns, refusals, runs, voids
 from ledger.report.sections.verdict import verdict_blocks
 from ledger.report.view import View
 
@@ -36,3 +37,5 @@ def _blocks(view: View) -> Iterator[Block]:
     yield from assumptions(view.document)
     yield from heads(view.document)
     yield from recompute(view.document)
+    yield from details(view)
+    yield from sign_off()

@@ -102,6 +102,7 @@ def _about(item: JsonObject) -> Iterator[tuple[str, Cell]]:
             f"{totals['approved']:,} approved, {totals['refused']:,} refused, {totals['settled']:,} settled, "
             f"{totals['voided']:,} voided, {totals['overruns']:,} with an overrun, "
             f"{totals['corrections']:,} corrections; {totals['open']:,} open at the end"
+            + (f"; {past:,} past runs entered, declared and not observed" if (past := totals["entered"]) else "")
         ),
     )
 

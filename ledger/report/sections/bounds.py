@@ -6,11 +6,11 @@ would decide how long a report takes. Each cell is bounded, and all of them toge
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Final
 
-from ledger.report.blocks import Block, Cell, Facts, Line, Paragraph, Table
+from ledger.report.blocks import Block, Cell, Details, Facts, Line, Paragraph, Table
 
 CELL_LINES_MAX: Final = 32
 CELL_CHARS_MAX: Final = 2_000
@@ -28,19 +28,27 @@ def bounded(blocks: Iterable[Block]) -> Iterator[Block]:
             case Facts():
                 yield replace(block, rows=tuple((name, cut(cell)) for name, cell in block.rows))
             case Table():
-                rows, left = _rows(block, left)
+                rows, left = _rows(block.rows, left)
                 yield replace(block, rows=rows)
-                if missing := len(block.rows) - len(rows):
-                    text = f"{missing:,} more rows are left out, because their texts are long. The JSON has them."
-                    yield Paragraph(text, "note")
+                yield from _missing(len(block.rows) - len(rows))
+            case Details():
+                rows, left = _rows([(cell,) for cell in block.rows], left)
+                yield replace(block, rows=tuple(cell for (cell,) in rows))
+                yield from _missing(len(block.rows) - len(rows))
             case _:
                 yield block
 
 
-def _rows(table: Table, left: int) -> tuple[tuple[tuple[Cell, ...], ...], int]:
+def _missing(count: int) -> Iterator[Block]:
+    if count:
+        text = f"{count:,} more rows are left out, because their texts are long. The JSON has them."
+        yield Paragraph(text, "note")
+
+
+def _rows(all_rows: Sequence[tuple[Cell, ...]], left: int) -> tuple[tuple[tuple[Cell, ...], ...], int]:
     """Return as many rows as fit, at least one, and how much room is left."""
     rows: list[tuple[Cell, ...]] = []
-    for row in table.rows:
+    for row in all_rows:
         cells = tuple(map(cut, row))
         left -= sum(len(line.text) for cell in cells for line in cell)
         if left < 0 and rows:

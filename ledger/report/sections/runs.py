@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
+from ledger.accounting import disclosure
+from ledger.core.amounts import Amount
 from ledger.encoding import JsonObject, encode
-from ledger.report.blocks import Block, Cell, Column, Heading, Line, Paragraph, Table, line
+from ledger.report.blocks import Block, Cell, Column, Details, Heading, Line, Paragraph, Table, line
 from ledger.report.phrases import (
     ADJACENCY,
     account_name,
     amount,
     brief,
+    deltas_of,
     digits,
     limits_of,
     moment,
@@ -55,40 +59,143 @@ def runs(view: View) -> Iterator[Block]:
         yield Paragraph("There were no runs in the period.")
         return
     yield Paragraph(
-        "Each decision is shown with the id of the run and the hash of its entry, and each start with the hash of its "
-        "entry. A receipt names these hashes."
+        "One line for each run. The cost is what was charged; of a run that has not ended, what is held; of a refused"
+        " one, what it asked for: in percent of the dataset's limit, which adds up, then the epsilon of the run by"
+        " itself, and mu. The details are at the end of the report."
     )
-    titles = (Column("Decision", 2.8), Column("Who and why", 2.3), Column("Mechanism", 2.2), Column("Cost", 2.3))
-    limits = limits_of(view.document["datasets"])
+    limits, deltas = limits_of(view.document["datasets"]), deltas_of(view.document["datasets"])
+    for dataset, mine in _by_dataset(items):
+        delta = deltas.get(dataset)
+        alone = [None] * len(mine) if delta is None else _epsilons(mine, delta)
+        rows = tuple(_run(item, limits.get(dataset), epsilon_) for item, epsilon_ in zip(mine, alone, strict=True))
+        at = "" if delta is None else f"; epsilon at delta {significant(delta)}"
+        yield Table(f"Runs on {dataset}, in the order of their decisions{at}", _LINE, rows)
+
+
+_LINE: Final = (
+    Column("Entry", 0.6, True),
+    Column("Decided", 1.15),
+    Column("State", 0.8),
+    Column("Asked by", 1.3),
+    Column("Purpose", 2.3),
+    Column("Mechanism", 1.9),
+    Column("Cost", 0.95, True),
+    Column("epsilon", 0.95, True),
+    Column("mu", 0.95, True),
+)
+PURPOSE_SHOWN_MAX: Final = 24
+NAME_SHOWN_MAX: Final = 13
+MECHANISM_SHOWN_MAX: Final = 20
+
+
+def _by_dataset(items: Sequence[JsonObject]) -> Iterator[tuple[str, list[JsonObject]]]:
     for dataset in dict.fromkeys(item["dataset"] for item in items):
-        limit = limits.get(dataset)
-        mine = tuple(_run(item, limit) for item in items if item["dataset"] == dataset)
-        yield Table(f"Runs on {dataset}, in the order of their decisions", titles, mine)
+        yield dataset, [item for item in items if item["dataset"] == dataset]
 
 
-def _run(item: JsonObject, limit: JsonObject | None) -> tuple[Cell, ...]:
-    return (tuple(_decision(item)), tuple(_why(item)), tuple(_mechanism(item)), tuple(_cost(item, limit)))
+def _epsilons(items: Sequence[JsonObject], delta: float) -> list[float | None]:
+    """Return the epsilon of each run by itself, from the integers in the document."""
+    spent = [Amount(int(_counted(item)["mu_sq_pico"]), int(_counted(item)["delta_atto"])) for item in items]
+    return disclosure.epsilons(spent, at_delta=delta)
+
+
+def _counted(item: JsonObject) -> JsonObject:
+    """Return what a run was charged or, without that, what it would cost."""
+    counted: JsonObject = item["cost"] if item["charged"] is None else item["charged"]
+    return counted
+
+
+def _run(item: JsonObject, limit: JsonObject | None, epsilon_: float | None) -> tuple[Cell, ...]:
+    counted = _counted(item)
+    part = part_of(counted, limit).removesuffix(" of the limit")
+    about = "≈ " if item["is_estimate"] else ""
+    return (
+        line(f"{item['seq']}"),
+        line(item["at"][:10]),
+        line(item["state"] + (", overrun" if item["overrun"] else ""), "strong" if item["overrun"] else "plain"),
+        line(_cut_to(item["asked_by"]["name"], NAME_SHOWN_MAX)),
+        line(_cut_to(short(item["purpose"]), PURPOSE_SHOWN_MAX)),
+        line(_in_brief(item["mechanism"])),
+        line(f"{about}{part or '–'}"),
+        line("–" if epsilon_ is None else f"{about}{significant(epsilon_, up=True, digits=3)}"),
+        line(f"{about}{significant(counted['mu'], up=True, digits=3)}"),
+    )
+
+
+def _cut_to(text: str, length: int) -> str:
+    return text if len(text) <= length else f"{text[: length - 1]}…"
+
+
+def _in_brief(mechanism: JsonObject) -> str:
+    noise, steps = mechanism.get("noise_multiplier"), mechanism.get("steps", mechanism.get("count"))
+    noisy = "" if not isinstance(noise, int | float) else f" {significant(noise, digits=3)}"
+    return _cut_to(
+        f"{mechanism['type']}{noisy}{'' if not isinstance(steps, int) else f' × {steps:,}'}", MECHANISM_SHOWN_MAX
+    )
+
+
+def details(view: View) -> Iterator[Block]:
+    """Yield everything about each run, in small print."""
+    items = view.document["runs"]
+    if not items:
+        return
+    yield Heading(1, "Details of the runs", "details")
+    yield Paragraph(
+        "Each decision with the id of the run and the hash of its entry, and each start with the hash of its entry. A"
+        " receipt names these hashes. Costs in exact integers: mu² in pico, -log(1 - delta) in atto. A run without a"
+        " reason for its end stopped as planned, and what is not stated as charged or returned is zero."
+    )
+    limits = limits_of(view.document["datasets"])
+    adjacencies = {item["name"]: item["adjacency"] for item in view.document["datasets"]}
+    for dataset, mine in _by_dataset(items):
+        yield Heading(2, f"Runs on {dataset}", f"details-{dataset}")
+        askers = list(dict.fromkeys(who(item["asked_by"]) for item in mine))
+        people = (Line("Who asked", "strong"), *(Line(", ".join(part.text for part in asker)) for asker in askers))
+        named = Counter(asker[0] for asker in askers)
+        rows = (
+            (
+                *_detail(item, limits.get(dataset), adjacencies.get(dataset)),
+                # The principal is stated once, before the runs; where one name is of several, at each run too.
+                *(who(item["asked_by"])[1:] if named[who(item["asked_by"])[0]] > 1 else ()),
+            )
+            for item in mine
+        )
+        yield Details((people, *rows))
+
+
+def _detail(item: JsonObject, limit: JsonObject | None, adjacency: str | None) -> Iterator[Line]:
+    if item["adjacency"] != adjacency:
+        yield Line(ADJACENCY[item["adjacency"]], "strong")
+    yield from _decision(item)
+    yield from _why(item)
+    yield from _mechanism(item)
+    yield from _cost(item, limit)
 
 
 def _decision(item: JsonObject) -> Iterator[Line]:
     yield Line(f"{item['state']}, entry {item['seq']}", "strong")
-    yield Line(moment(item["at"]))
+    yield Line(_at(item["at"]))
     yield Line(item["run"], "mono")
     yield Line(item["hash"], "mono")
     if item["is_carried_in"]:
         yield Line("open when the period began")
     if item["start_by"] is not None and item["started"] is None and item["state"] == "held":
-        yield Line(f"must be started by {moment(item['start_by'])}")
+        yield Line(f"must be started by {_at(item['start_by'])}")
     if item["started"] is not None:
-        yield Line(f"started {moment(item['started']['at'])}, entry {item['started']['seq']}")
+        yield Line(f"started {_at(item['started']['at'])}, entry {item['started']['seq']}")
         yield Line(item["started"]["hash"], "mono")
     if item["ended"] is not None:
         ended = item["ended"]
-        yield Line(f"{ended['kind']} {moment(ended['at'])}, entry {ended['seq']}")
+        yield Line(f"{ended['kind']} {_at(ended['at'])}, entry {ended['seq']}")
+
+
+def _at(text: str) -> str:
+    """Return a time; the page says once that all are UTC."""
+    return moment(text).removesuffix(" UTC")
 
 
 def _why(item: JsonObject) -> Iterator[Line]:
-    yield from who(item["asked_by"])
+    yield who(item["asked_by"])[0]
     yield Line(f"purpose: {short(item['purpose'])}")
     if item["project"] is not None:
         yield Line(f"project: {item['project']}")
@@ -116,7 +223,6 @@ def _mechanism(item: JsonObject) -> Iterator[Line]:
     for name, value in mechanism.items():
         yield Line(f"{name} {short(value if isinstance(value, str) else encode(value))}")
     yield Line(f"{item['bound']} by {item['method']}, {item['accountant']}")
-    yield Line(ADJACENCY[item["adjacency"]], "dim")
     if item["delta_share"] is not None:
         yield Line(f"its part of the delta budget: {significant(item['delta_share'])}")
     if item["segments"] is not None:
@@ -125,7 +231,7 @@ def _mechanism(item: JsonObject) -> Iterator[Line]:
     if planned is not None:
         done = "" if executed is None else f", executed {executed:,}"
         yield Line(f"steps: planned {planned:,}{done}")
-    if item["stop"] is not None:
+    if item["stop"] not in (None, "planned"):
         yield Line(f"stopped: {item['stop'].replace('_', ' ')}")
     yield from _restarts(item)
     yield from _models(item)
@@ -157,17 +263,31 @@ def _cost(item: JsonObject, limit: JsonObject | None) -> Iterator[Line]:
     estimate = item["is_estimate"]
     if estimate:
         yield Line("estimates", "strong")
-    for name in ("cost", "charged", "returned"):
-        if item[name] is not None:
+    amounts = {name: item[name] for name in ("cost", "charged", "returned")}
+    for name, one in amounts.items():
+        if one is not None and name != "cost" and one == item["cost"]:
+            yield Line(f"{name}: all of it")
+        elif one is not None and (name == "cost" or not _is_nothing(one)):
             yield Line(f"{name}: {brief(item[name], estimate, limit)}")
             yield Line(f"{digits(item[name]['mu_sq_pico'])} pico", "dim")
             if item[name]["delta_atto"] != "0":
                 yield Line(f"{digits(item[name]['delta_atto'])} atto", "dim")
     if item["overrun"] is not None:
         yield Line(f"overrun: {beyond(item['overrun'])}", "strong")
-    yield Line(f"left after it: {brief(item['left_after_decision'], estimate, limit, is_left=True)}")
+    yield Line(f"left after it: {_left(item['left_after_decision'], estimate, limit)}")
     if item["left_at_end"] is not None:
-        yield Line(f"left at its end: {brief(item['left_at_end'], estimate, limit, is_left=True)}")
+        yield Line(f"at its end: {_left(item['left_at_end'], estimate, limit)}")
+
+
+def _left(amounts: JsonObject | None, is_estimate: bool, limit: JsonObject | None) -> str:
+    """Return what is left: in percent alone if there is a limit and no delta to say."""
+    part = "" if amounts is None or amounts["delta_atto"] != "0" else part_of(amounts, limit, up=False)
+    whole = brief(amounts, is_estimate, limit, is_left=True)
+    return whole if not part else f"{'≈ ' if is_estimate else ''}{part.removesuffix(' of the limit')}"
+
+
+def _is_nothing(amounts: JsonObject) -> bool:
+    return bool(amounts["mu_sq_pico"] == amounts["delta_atto"] == "0")
 
 
 def position(item: JsonObject) -> Cell:

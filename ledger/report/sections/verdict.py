@@ -20,6 +20,7 @@ from ledger.report.phrases import (
     times,
     who,
 )
+from ledger.report.sections.plain import made
 from ledger.report.view import View
 
 
@@ -71,7 +72,7 @@ def cover(view: View) -> Facts:
         rows.append(
             ("Restricted to", line(f"the datasets that the requester's key may read: {names(about['restricted_to'])}"))
         )
-    return Facts(tuple(rows))
+    return Facts((*rows, *made(view.document)))
 
 
 def _weak(item: JsonObject) -> str:

@@ -10,6 +10,7 @@ from decimal import Decimal
 from typing import Annotated, Any, Final
 
 from pydantic import (
+    AfterValidator,
     AwareDatetime,
     BaseModel,
     BeforeValidator,
@@ -153,6 +154,32 @@ When = Annotated[
     WithJsonSchema({"anyOf": [{"type": "string", "format": "date-time"}, {"type": "string", "format": "date"}]}),
 ]
 """A `Moment`, or a date, which stands for its beginning in UTC."""
+
+
+def _day(value: Any) -> str:
+    if not isinstance(value, str) or not _DATE.fullmatch(value):
+        raise PydanticCustomError("day", "must be a date, such as 2030-01-31")
+    try:
+        datetime.fromisoformat(value)
+    except ValueError:
+        raise PydanticCustomError("day", "must be a date that exists, such as 2030-01-31") from None
+    return value
+
+
+Day = Annotated[str, BeforeValidator(_day), WithJsonSchema({"type": "string", "format": "date"})]
+"""A date, as it is written."""
+
+
+def _printable(value: str) -> str:
+    if not value.isprintable() or not value.strip():
+        raise PydanticCustomError(
+            "printable", "must be one line of printable characters, such as a name and an address"
+        )
+    return value
+
+
+LineText = Annotated[str, StringConstraints(min_length=1, max_length=200), AfterValidator(_printable)]
+"""One line of text."""
 
 
 # --- budgets ----------------------------------------------------------------------------------------------------------

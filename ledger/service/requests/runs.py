@@ -266,6 +266,20 @@ class SettleRequest(Strict):
         return self
 
 
+class StartRequest(Strict):
+    """Which process starts a run."""
+
+    token: Annotated[
+        Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=VISIBLE_PATTERN)] | None,
+        Field(
+            description="A text that only this process has, such as a random UUID. The same one gets the same answer,"
+            " as after an answer that was lost. With another one, or without one, the run counts as started by another"
+            " process: `run-state`. The journal keeps its SHA-256. If the first start has no token, any start without"
+            " one gets the same answer, so that two processes can begin: always send one."
+        ),
+    ] = None
+
+
 class ProgressRequest(Strict):
     """How far a running job has come."""
 

@@ -88,6 +88,17 @@ class AtMost(TypedDict):
     amount: Annotated[AmountShown, Field(description="The most that the run may take of what is left.")]
 
 
+class AttackShown(TypedDict):
+    """How well an attacker who knows all other records tells who is in the data, by what the run releases."""
+
+    wrong_percent: Annotated[
+        float, Field(description="Of those who are not in the data: whom the attacker takes for one.")
+    ]
+    found_percent: Annotated[
+        float, Field(description="Of those who are in the data: whom the attacker then finds at most, rounded up.")
+    ]
+
+
 class Planned(TypedDict):
     fits: bool
     waits: Annotated[
@@ -98,6 +109,12 @@ class Planned(TypedDict):
     percent_of_delta: NotRequired[PercentOfDelta]
     epsilon: NotRequired[EpsilonAlone]
     cost: AmountShown
+    attack: Annotated[
+        AttackShown,
+        Field(
+            description="Against the run by itself. Every attack is bounded by this, whatever the attacker computes."
+        ),
+    ]
     at_most: NotRequired[
         Annotated[AtMost, Field(description="For `at_most_percent`. A run that takes more may fit in what is left.")]
     ]

@@ -287,6 +287,9 @@ class RunEvent(TypedDict):
     hash: Annotated[str, Field(description="The hash of the entry. The receipt of a start names that of `started`.")]
     proposal: NotRequired[Seconded | None]
     settle_by: NotRequired[str | None]
+    token_sha256: NotRequired[
+        Annotated[str | None, Field(description="Of the token of the process that started it, if it sent one.")]
+    ]
     steps: NotRequired[int | None]
     stop: NotRequired[str | None]
     evidence: NotRequired[dict[str, Any] | None]
@@ -356,7 +359,10 @@ class RunShown(TypedDict):
         RunStateShown,
         Field(description="waiting: for a steward. expired: no steward approved it in time."),
     ]
-    decision: Literal["approved", "refused", "waiting"]
+    decision: Annotated[
+        Literal["approved", "refused", "waiting", "entered"],
+        Field(description="entered: a past run that a steward entered. It is declared, and was not observed."),
+    ]
     is_overdue: bool
     percent: NotRequired[Percent]
     percent_of_delta: NotRequired[PercentOfDelta]

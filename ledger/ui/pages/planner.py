@@ -9,12 +9,11 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, Final
 from urllib.parse import parse_qsl, urlencode
+from uuid import uuid4
 
 from starlette.responses import Response
 
-from ledger.core.amounts import Amount
 from ledger.errors import InvalidRequest, LedgerError
-from ledger.service.attack import FALSE_POSITIVES, detected
 from ledger.service.planner import PlanRequest
 from ledger.service.shapes.accountant import Planned
 from ledger.ui import forms
@@ -47,16 +46,16 @@ _CLASSES: Final = {"gaussian": "Gaussian", "laplace": "Laplace", "pure_dp": "Pur
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """One run that might be asked for. plan: None if it cannot be planned, for the reason in `error`. detected: which
-    part of those in the data an attacker finds at most."""
+    """One run that might be asked for. plan: None if it cannot be planned, for the reason in `error`. body: the
+    request for it, as JSON."""
 
     title: str
     mechanism: Mapping[str, Any]
     plan: Planned | None
     error: str | None
-    detected: float | None
     snippets: Mapping[str, str]
     href: str
+    body: str
 
     @property
     def fits(self) -> list[tuple[str, float, str]]:
@@ -102,8 +101,17 @@ async def show(view: View) -> Response:
         values=query.get("values", ""),
         variants=variants,
         error=error,
-        false_positives=100 * FALSE_POSITIVES,
+        key=f"page-{uuid4()}",
     )
+
+
+async def ask(view: View) -> Response:
+    """Ask for a run that was planned. Whether it is approved or refused, its page shows why. The form's key is that of
+    one run, so sending the form twice asks once."""
+    form = view.form
+    purpose = form.get("purpose", "").strip() or None
+    run = await view.ask(form.get("request", ""), purpose=purpose, key=form.get("key", ""))
+    return view.redirect(f"/ui/runs/{run}", done="asked")
 
 
 async def _of_run(view: View, text: str | None) -> dict[str, Any]:
@@ -165,26 +173,18 @@ async def _variants(
 async def _variant(
     view: View, request: Mapping[str, Any], mechanism: Mapping[str, Any], title: str, query: Mapping[str, str]
 ) -> Variant:
-    plan, error, found = None, None, None
+    plan, error = None, None
     try:
         plan = await view.services.planner.plan(
             view.actor, forms.read(PlanRequest, {**request, "mechanism": mechanism})
         )
-        found = await view.run(_detected, plan)
     except LedgerError as problem:
         error = problem.detail
     kept = {name: value for name, value in query.items() if name in ("dataset", "partition", "project", "run")}
     plain = {name: str(value) for name, value in mechanism.items() if _is_plain(value)}
     href = f"/ui/planner?{urlencode({**kept, **plain})}"
-    return Variant(title, mechanism, plan, error, found, snippets(request, mechanism), href)
-
-
-def _detected(plan: Planned) -> float | None:
-    mu, delta = plan["cost"]["mu_sq_pico"], plan["cost"]["delta_atto"]
-    if mu is None or delta is None:
-        return None
-    (rate,) = detected([Amount(int(mu), int(delta))])
-    return 100 * rate
+    body = json.dumps({**request, "mechanism": mechanism}, default=_as_number)
+    return Variant(title, mechanism, plan, error, snippets(request, mechanism), href, body)
 
 
 # --- how to ask for it -----------------------------------------------------------------------------------------------

@@ -14,6 +14,9 @@ from ledger.ui import forms
 from ledger.ui.view import View
 
 DATASETS_LISTED: Final = 200
+WITHIN: Final = "page"
+"""The form of a report that is shown within the page: HTML that our own pages may frame."""
+_NOWHERE: Final = "frame-ancestors 'none'"
 TITLES: Final = {"html": "Page", "pdf": "PDF", "csv": "CSV", "json": "JSON"}
 
 
@@ -87,4 +90,12 @@ async def download(view: View) -> Response:
     """Return the whole report of a period. Another process makes it while it is sent."""
     moments = [forms.moment(view.query(field), field=field) for field in ("from", "to")]
     since, until = (None if at_us is None else forms.time_of(at_us) for at_us in moments)
-    return await view.report(view.params["form"], dataset=view.query("dataset"), since=since, until=until)
+    form = view.params["form"]
+    answer = await view.report(
+        "html" if form == WITHIN else form, dataset=view.query("dataset"), since=since, until=until
+    )
+    if form == WITHIN:
+        policy = answer.headers["Content-Security-Policy"]
+        answer.headers["Content-Security-Policy"] = policy.replace(_NOWHERE, "frame-ancestors 'self'")
+        answer.headers["X-Frame-Options"] = "SAMEORIGIN"
+    return answer
